@@ -1,0 +1,3 @@
+"""adapters."""
+
+import segkit.torchvision_compat  # noqa: F401

@@ -1,0 +1,42 @@
+"""The adapter protocol: one trainable object that edits tokens around frozen blocks."""
+
+from typing import ClassVar
+
+from torch import nn
+
+from segkit.typing import BackboneSpec, Grid, Image, Tokens
+
+
+class Adapter(nn.Module):
+    """Trainable edit around frozen blocks. This base class is the identity.
+
+    A backbone calls `attach` once, then for each forward pass `prepare`, and `before` and `after`
+    around each block. State of a forward pass is returned by `prepare` and handed on; it is never
+    stored on `self`.
+    """
+
+    not_identity_because: ClassVar[str] = ""
+    """Why the default form does not start as the identity; empty if it does."""
+
+    def __init__(self, spec: BackboneSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def attach(self, encoder: nn.Module) -> None:
+        """Bind to the frozen encoder; only weight edits (LoRA) need it."""
+
+    def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> object:
+        """Compute once per forward pass what all blocks share.
+
+        `image` is normalised as the encoder sees it; `tokens` is the patch embedding before
+        position embeddings are added.
+        """
+        return None
+
+    def before(self, index: int, tokens: Tokens, state: object) -> Tokens:
+        """Edit what enters block `index`."""
+        return tokens
+
+    def after(self, index: int, tokens: Tokens, state: object) -> Tokens:
+        """Edit what leaves block `index`."""
+        return tokens

@@ -1,0 +1,3 @@
+"""backbones."""
+
+import segkit.torchvision_compat  # noqa: F401

@@ -1,0 +1,3 @@
+"""data."""
+
+import segkit.torchvision_compat  # noqa: F401

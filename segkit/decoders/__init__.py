@@ -1,0 +1,3 @@
+"""decoders."""
+
+import segkit.torchvision_compat  # noqa: F401

@@ -1,0 +1,3 @@
+"""lightning."""
+
+import segkit.torchvision_compat  # noqa: F401

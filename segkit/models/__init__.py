@@ -1,0 +1,3 @@
+"""models."""
+
+import segkit.torchvision_compat  # noqa: F401

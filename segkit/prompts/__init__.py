@@ -1,0 +1,3 @@
+"""prompts."""
+
+import segkit.torchvision_compat  # noqa: F401
