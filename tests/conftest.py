@@ -1,0 +1,22 @@
+"""Shared fixtures."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import segkit.torchvision_compat  # noqa: F401  (before lightning, monai, timm, peft)
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """Folder of a real data set beside the checkout; skips with a reason when it is absent."""
+    root = Path(os.environ.get("SEGKIT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        if not (folder := root / name).exists():
+            pytest.skip(f"real data {name!r} is not beside the checkout (SEGKIT_DATA)")
+        return folder
+
+    return find
