@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class SegkitError(Exception):
-    """Base of all errors that segkit raises on purpose; the command line prints them as one block."""
+    """Base of all errors raised on purpose; the command line prints them as one block."""
 
 
 class InputError(SegkitError, ValueError):

@@ -1,7 +1,7 @@
 """Voxel index to millimetres and back, in float64.
 
-Array order is (k, j, i) = (depth, height, width), the last axis fastest; integers are voxel centres.
-Only affine matrices keep the file convention: (i, j, k, 1) to (x, y, z, 1) in millimetres,
+Array order is (k, j, i) = (depth, height, width), the last axis fastest; integers are voxel
+centres. Only affine matrices keep the file convention: (i, j, k, 1) to (x, y, z, 1) in millimetres,
 right-anterior-superior (source: NIfTI-1 header, "method 3").
 """
 

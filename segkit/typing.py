@@ -109,6 +109,15 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptTokens:
+    """Encoded prompts: `sparse` tokens, a `dense` map and the position encoding of its cells."""
+
+    sparse: Float[Tensor, "objects tokens dim"]
+    dense: Float[Tensor, "objects dim rows cols"]
+    positions: Float[Tensor, "1 dim rows cols"]
+
+
+@dataclass(frozen=True, slots=True)
 class MaskPrediction:
     """Mask logits at the decoder's resolution.
 

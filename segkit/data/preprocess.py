@@ -73,7 +73,7 @@ class SliceView:
         raise NotImplementedError
 
     def label(self, labels: np.ndarray, index: int) -> np.ndarray:
-        """Slice `index` of a label array on the source grid, nearest-resampled to the model size."""
+        """Slice `index` of a label array on the source grid, nearest, at the model size."""
         raise NotImplementedError
 
     def points_to_model(self, index: np.ndarray) -> np.ndarray:

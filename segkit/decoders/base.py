@@ -1,21 +1,10 @@
 """What every decoder is."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from segkit.typing import Features, MaskPrediction
-
-
-@dataclass(frozen=True, slots=True)
-class PromptTokens:
-    """Encoded prompts: `sparse` tokens, a `dense` map and the position encoding of its cells."""
-
-    sparse: Float[Tensor, "objects tokens dim"]
-    dense: Float[Tensor, "objects dim rows cols"]
-    positions: Float[Tensor, "1 dim rows cols"]
+from segkit.typing import Features, MaskPrediction, PromptTokens
 
 
 class Decoder(nn.Module):
