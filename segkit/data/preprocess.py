@@ -4,14 +4,26 @@ Training transforms and predictors share this module, so that what a model saw i
 it sees later. The description travels in the header of `adapter.safetensors` under "input".
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
 
 from segkit.data.volume import Picture, Volume
+from segkit.errors import InputError
+from segkit.geometry import Geometry
+
+IntensityKind = Literal["full", "percentile", "window"]
+ChannelKind = Literal["rgb", "repeat", "neighbours", "windows"]
+
+MAX_SAMPLES = 2**20  # voxels looked at for percentiles; a fixed stride, so that runs repeat
+FULL_RANGE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
+TIE = 1e-3  # spacings closer than this (relative) count as equal when the slice axis is chosen
+LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +34,34 @@ class Intensity:
     percent of the case; "window": fixed `windows` [(low, high), ...] in the units of the file.
     """
 
-    kind: Literal["full", "percentile", "window"] = "percentile"
+    kind: IntensityKind = "percentile"
     low: float = 0.5
     high: float = 99.5
     windows: tuple[tuple[float, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(IntensityKind):
+            raise InputError(f"intensity {self.kind!r} is not one of {get_args(IntensityKind)}")
+        if not 0 <= self.low < self.high <= 100:
+            raise InputError(
+                f"intensity percentiles must be 0 <= low < high <= 100, got {self.low}, {self.high}"
+            )
+        if (self.kind == "window") != bool(self.windows):
+            raise InputError(f"intensity {self.kind!r} with the windows {self.windows} is no pair")
+        if any(not low < high for low, high in self.windows):
+            raise InputError(f"each window must be (low, high) with low < high: {self.windows}")
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        windows = [list(window) for window in self.windows]
+        return {"kind": self.kind, "low": self.low, "high": self.high, "windows": windows}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Intensity":
+        """Rebuild and check what `to_dict` wrote."""
+        _check_keys(cls, value, "intensity")
+        windows = tuple((float(low), float(high)) for low, high in value.get("windows", ()))
+        return cls(**{**value, "windows": windows})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,55 +71,284 @@ class InputSpec:
     `size`: side of the square input in pixels; the slice is scaled so that it fits (aspect by
     spacing) and padded at the bottom and on the right. `channels`: "rgb" (colour images),
     "repeat" (grey three times), "neighbours" (slices k-1, k, k+1), "windows" (one window each).
-    Volumes are first brought to `orientation` by exact axis swaps and flips; `slice_axis` is an
-    array axis (k, j, i) there, None means the one with the largest spacing, ties go to k.
+    Volumes are first brought to `orientation` (letters for i, j, k) by exact axis swaps and flips;
+    `slice_axis` is an array axis (k, j, i) there, None means the one with the largest spacing, ties
+    go to k.
     """
 
     dimensions: Literal[2, 3] = 3
     size: int = 256
-    channels: Literal["rgb", "repeat", "neighbours", "windows"] = "neighbours"
+    channels: ChannelKind = "neighbours"
     intensity: Intensity = Intensity()
     orientation: str = "RAS"
     slice_axis: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.dimensions not in (2, 3) or self.size < 1:
+            raise InputError(
+                f"dimensions must be 2 or 3 and size >= 1, got {self.dimensions}, {self.size}"
+            )
+        if self.channels not in get_args(ChannelKind):
+            raise InputError(f"channels {self.channels!r} is not one of {get_args(ChannelKind)}")
+        if self.slice_axis not in (None, 0, 1, 2):
+            raise InputError(f"slice_axis must be 0 (k), 1 (j), 2 (i) or null: {self.slice_axis}")
+        wanted = 3 if self.channels == "windows" else 1
+        if self.intensity.kind == "window" and len(self.intensity.windows) != wanted:
+            raise InputError(
+                f"channels {self.channels!r} need {wanted} intensity window(s), got "
+                f"{len(self.intensity.windows)}"
+            )
+        if self.channels == "windows" and self.intensity.kind != "window":
+            raise InputError("channels 'windows' need intensity 'window' with three windows")
+        try:
+            Geometry.from_spacing((1, 1, 1), (1.0, 1.0, 1.0)).reoriented(self.orientation)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+
     def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        raise NotImplementedError
+        """Plain values for JSON; `spacing_mm` null says that in-plane spacing is the file's own."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"intensity": self.intensity.to_dict(), "spacing_mm": None}
 
     @classmethod
-    def from_dict(cls, value: dict[str, object]) -> "InputSpec":
-        """Rebuild and check what `to_dict` wrote."""
-        raise NotImplementedError
+    def from_dict(cls, value: Mapping[str, Any]) -> "InputSpec":
+        """Rebuild and check what `to_dict` wrote.
+
+        Raises:
+            InputError: An entry is unknown, or its value is not allowed.
+        """
+        known = {name: entry for name, entry in value.items() if name != "spacing_mm"}
+        _check_keys(cls, known, "input")
+        if value.get("spacing_mm") is not None:
+            raise InputError(f"input spacing_mm must be null, got {value['spacing_mm']}")
+        return cls(**{**known, "intensity": Intensity.from_dict(known.get("intensity", {}))})
 
 
 class SliceView:
     """A volume (or a picture, as a single slice) seen as a stack of model inputs.
 
-    The only place that maps between a file's grid and the model's pixels.
+    The only place that maps between a file's grid and the model's pixels. Pixels are squares with
+    integers at their centres, so source row r lies at model row (r + 0.5) * h / rows - 0.5. The
+    source array is never copied as a whole.
+
+    Attributes:
+        shape: (slices, rows, columns) after reorientation, before scaling.
+        spacing_mm: Distances along these axes; 1 where the file does not know.
+        content_size: Height and width of the scaled slice; what is left of `size` is padding.
+
+    Raises:
+        ValueError: Array and geometry of the source differ in shape.
+        InputError: Intensity "full" is asked of voxels other than uint8, uint16 and bool.
     """
 
-    shape: tuple[int, int, int]  # (slices, rows, columns) after reorientation, before scaling
-    spacing_mm: tuple[float, float, float]
-
     def __init__(self, source: Volume | Picture, spec: InputSpec) -> None:
-        raise NotImplementedError
+        self.source, self.spec = source, spec
+        self._axis = 0
+        if isinstance(source, Volume):
+            if source.array.shape != source.geometry.shape:
+                raise ValueError(
+                    f"array is {source.array.shape}, its geometry {source.geometry.shape} (k, j, i)"
+                )
+            self._change, turned = source.geometry.reoriented(spec.orientation)
+            self._axis = (
+                _slice_axis(turned.spacing_mm) if spec.slice_axis is None else (spec.slice_axis)
+            )
+            steps = list(turned.spacing_mm)
+            self.spacing_mm = (steps.pop(self._axis), steps[0], steps[1])
+        else:
+            self.spacing_mm = (1.0, *(source.spacing_mm or (1.0, 1.0)))
+        self._stack = self.stack(source.array)
+        slices, rows, columns = self._stack.shape[:3]
+        self.shape = (slices, rows, columns)
+        self.content_size = _fit((rows, columns), self.spacing_mm[1:], spec.size)
+        self._ranges = self._intensity_ranges()
+
+    @property
+    def model_spacing_mm(self) -> tuple[float, float, float]:
+        """Distances along (slice, row, column) in pixels of the model input."""
+        rows, columns = (
+            old / new for old, new in zip(self.shape[1:], self.content_size, strict=True)
+        )
+        return (self.spacing_mm[0], self.spacing_mm[1] * rows, self.spacing_mm[2] * columns)
 
     def image(self, index: int) -> Float[np.ndarray, "3 size size"]:
         """Model input of slice `index`, float32 in [0, 1]; lazy, so memory stays bounded."""
-        raise NotImplementedError
+        self._check_index(index)
+        rows, columns = self.content_size
+        out = np.zeros((3, self.spec.size, self.spec.size), dtype=np.float32)
+        out[:, :rows, :columns] = _resize(self._channels(index), self.content_size)
+        return out
 
-    def label(self, labels: np.ndarray, index: int) -> np.ndarray:
+    def label(
+        self, labels: Shaped[np.ndarray, "..."], index: int
+    ) -> Shaped[np.ndarray, "size size"]:
         """Slice `index` of a label array on the source grid, nearest, at the model size."""
-        raise NotImplementedError
+        self._check_index(index)
+        (rows, columns), (height, width) = self.shape[1:], self.content_size
+        row = ((np.arange(height) + 0.5) * rows / height).astype(int)
+        column = ((np.arange(width) + 0.5) * columns / width).astype(int)
+        out = np.zeros((self.spec.size, self.spec.size), dtype=labels.dtype)
+        out[:height, :width] = self.stack(labels)[index][np.ix_(row, column)]
+        return out
 
-    def points_to_model(self, index: np.ndarray) -> np.ndarray:
+    def points_to_model(
+        self, index: Float[np.ndarray, "points axes"]
+    ) -> Float[np.ndarray, "points 3"]:
         """Source voxel index (k, j, i), or (row, column) of a picture, to (slice, row, col) px."""
-        raise NotImplementedError
+        points = np.asarray(index, dtype=np.float64)
+        if isinstance(self.source, Volume):
+            moved = self._change.index(points.reshape(-1, 3))
+            rest = [axis for axis in range(3) if axis != self._axis]
+            points = moved[:, [self._axis, *rest]]
+        else:
+            points = np.insert(points.reshape(-1, 2), 0, 0.0, axis=1)
+        return (points + 0.5) * self._scale() - 0.5
 
-    def logits_to_source(self, logits: Sequence[np.ndarray], index: Sequence[int]) -> np.ndarray:
-        """Model logits `[c size' size']` of slices to logits on those slices' source pixels."""
-        raise NotImplementedError
+    def model_to_source(
+        self, points: Float[np.ndarray, "points 3"]
+    ) -> Float[np.ndarray, "points axes"]:
+        """Model pixels (slice, row, col) to source indices: the inverse of `points_to_model`."""
+        points = (np.asarray(points, dtype=np.float64).reshape(-1, 3) + 0.5) / self._scale() - 0.5
+        if not isinstance(self.source, Volume):
+            return points[:, 1:]
+        rest = [axis for axis in range(3) if axis != self._axis]
+        moved = np.empty_like(points)
+        moved[:, [self._axis, *rest]] = points
+        return self._change.source_index(moved)
 
-    def restore(self, stack: np.ndarray) -> np.ndarray:
+    def logits_to_source(
+        self, logits: Sequence[Float[np.ndarray, "c rows cols"]], index: Sequence[int]
+    ) -> Float[np.ndarray, "slices c h w"]:
+        """Model logits `[c size' size']` of slices to logits on those slices' source pixels.
+
+        The logits cover the whole model input, at any resolution; the result has the pixels of
+        `shape`, before `restore`.
+        """
+        for number in index:
+            self._check_index(number)
+        if len(logits) != len(index):
+            raise ValueError(f"{len(logits)} logit maps for {len(index)} slices")
+        rows, columns = self.content_size
+        square = (self.spec.size, self.spec.size)
+        channels = len(logits[0]) if len(logits) else 0
+        out = np.empty((len(logits), channels, *self.shape[1:]), dtype=np.float32)
+        for number, one in enumerate(logits):
+            full = _resize(np.asarray(one, dtype=np.float32), square)
+            out[number] = _resize(full[:, :rows, :columns], self.shape[1:])
+        return out
+
+    def stack(self, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+        """An array on the source grid as (slices, rows, columns); a view, the inverse of `restore`.
+
+        Raises:
+            ValueError: The array does not have the shape of the source.
+        """
+        if isinstance(self.source, Volume):
+            return np.moveaxis(self._change.apply(array), self._axis, 0)
+        if array.shape[:2] != self.source.size:
+            raise ValueError(f"array must be {self.source.size}, got {array.shape[:2]}")
+        return array[None]
+
+    def restore(
+        self, stack: Shaped[np.ndarray, "slices rows columns"]
+    ) -> Shaped[np.ndarray, "..."]:
         """A (slices, rows, columns) array back to the axis order and direction of the source."""
-        raise NotImplementedError
+        if stack.shape != self.shape:
+            raise ValueError(f"stack must be {self.shape} (slices, rows, columns): {stack.shape}")
+        if not isinstance(self.source, Volume):
+            return stack[0]
+        return np.ascontiguousarray(self._change.invert(np.moveaxis(stack, 0, self._axis)))
+
+    def _scale(self) -> Float[np.ndarray, "3"]:
+        (rows, columns), (height, width) = self.shape[1:], self.content_size
+        return np.array([1.0, height / rows, width / columns])
+
+    def _check_index(self, index: int) -> None:
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(f"slice must be 0 to {self.shape[0] - 1}, got {index}")
+
+    def _channels(self, index: int) -> Float[np.ndarray, "3 rows columns"]:
+        """Slice `index` in [0, 1] at source resolution."""
+        if self.spec.channels == "neighbours":
+            last = self.shape[0] - 1
+            chosen = [max(index - 1, 0), index, min(index + 1, last)]
+        else:
+            chosen = [index]
+        planes = [self._plane(number) for number in chosen]
+        if self.spec.channels == "rgb" and planes[0].ndim == 3:
+            planes = list(np.moveaxis(planes[0], -1, 0))
+        planes = [plane @ LUMINANCE if plane.ndim == 3 else plane for plane in planes]
+        if len(planes) == 1:
+            planes *= 3
+        ranges = self._ranges * (3 // len(self._ranges))
+        scaled = [_to_unit(plane, span) for plane, span in zip(planes, ranges, strict=True)]
+        return np.stack(scaled)
+
+    def _plane(self, index: int) -> Float[np.ndarray, "..."]:
+        return np.array(self._stack[index], dtype=np.float32, order="C")
+
+    def _intensity_ranges(self) -> tuple[tuple[float, float], ...]:
+        rule, dtype = self.spec.intensity, self._stack.dtype
+        if rule.kind == "window":
+            return rule.windows
+        if rule.kind == "full":
+            if dtype.name not in FULL_RANGE:
+                raise InputError(
+                    f"intensity 'full' needs uint8 or uint16 pixels, got {dtype.name}",
+                    fix="use a model with intensity 'percentile' or 'window'",
+                    path=self.source.path,
+                )
+            return ((0.0, FULL_RANGE[dtype.name]),)
+        low, high = np.percentile(_sample(self._stack), [rule.low, rule.high])
+        return ((float(low), float(high)),)
+
+
+def _check_keys(cls: type, value: Mapping[str, Any], name: str) -> None:
+    allowed = sorted(field.name for field in fields(cls))
+    if unknown := sorted(set(value) - set(allowed)):
+        raise InputError(f"{name} has unknown entries {unknown}; allowed: {allowed}")
+
+
+def _slice_axis(spacing_mm: tuple[float, float, float]) -> int:
+    return next(axis for axis in range(3) if spacing_mm[axis] >= max(spacing_mm) * (1 - TIE))
+
+
+def _fit(size: tuple[int, int], spacing_mm: tuple[float, ...], longest: int) -> tuple[int, int]:
+    """Pixels (height, width) of a slice scaled so that its longest side has `longest`."""
+    extent = [count * step for count, step in zip(size, spacing_mm, strict=True)]
+    height, width = (max(1, round(longest * side / max(extent))) for side in extent)
+    return (height, width)
+
+
+def _resize(
+    planes: Float[np.ndarray, "c rows columns"], size: tuple[int, int]
+) -> Float[np.ndarray, "c h w"]:
+    """Bilinear with half-pixel centres; averaged over the source pixels where it shrinks."""
+    old = planes.shape[1:]
+    if old == size:
+        return planes
+    shrinks = size[0] < old[0] or size[1] < old[1]
+    tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
+    scaled = F.interpolate(
+        tensor, size=size, mode="bilinear", align_corners=False, antialias=shrinks
+    )
+    return scaled[0].numpy()
+
+
+def _to_unit(
+    plane: Float[np.ndarray, "rows columns"], span: tuple[float, float]
+) -> Float[np.ndarray, "rows columns"]:
+    low, high = span
+    if high <= low:
+        return np.zeros_like(plane)
+    return np.clip((plane - low) / (high - low), 0.0, 1.0, dtype=np.float32)
+
+
+def _sample(stack: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
+    """At most `MAX_SAMPLES` voxels on a regular lattice; all of them if there are fewer."""
+    steps = [1, 1, 1]
+    while np.prod(counts := [-(-n // s) for n, s in zip(stack.shape, steps, strict=False)]) > (
+        MAX_SAMPLES
+    ):
+        steps[int(np.argmax(counts))] += 1
+    return stack[tuple(slice(None, None, step) for step in steps)]
