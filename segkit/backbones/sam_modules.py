@@ -45,7 +45,7 @@ TINY = SamSizes(
     window=3, out_dim=32, decoder_heads=4, decoder_mlp=64, iou_hidden=32,
 )  # fmt: skip
 NANO = SamSizes(
-    "nano", image_size=256, embed_dim=192, depth=8, heads=6, global_blocks=(3, 7), window=8,
+    "nano", image_size=256, embed_dim=192, depth=6, heads=6, global_blocks=(2, 5), window=8,
     rel_pos=False, out_dim=128, decoder_heads=8, decoder_mlp=512, iou_hidden=128,
 )  # fmt: skip
 SIZES = {sizes.name: sizes for sizes in (VIT_B, VIT_L, VIT_H, TINY, NANO)}
