@@ -1,3 +1,6 @@
-"""decoders."""
+"""From features to masks."""
 
 import segkit.torchvision_compat  # noqa: F401
+from segkit.decoders.base import Decoder as Decoder
+from segkit.decoders.mask import MaskDecoder as MaskDecoder
+from segkit.decoders.query import QueryDecoder as QueryDecoder

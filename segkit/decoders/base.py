@@ -1,15 +1,47 @@
 """What every decoder is."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
-from torch import nn
+from jaxtyping import Int
+from torch import Tensor, nn
 
-from segkit.typing import Features, MaskPrediction, PromptTokens
+from segkit.typing import Features, Maps, MaskPrediction, PromptTokens
 
 
 class Decoder(nn.Module):
-    """Turn features and prompt tokens into masks; `None` asks for the automatic mode."""
+    """Turn features and prompt tokens into masks.
+
+    A decoder is built from the upstream decoder module alone, so every other option has a default;
+    an automatic decoder takes the number of `classes` as an option. Parameters it sets to
+    `requires_grad=False` in its constructor stay frozen and are not stored in adapter files.
+    """
+
+    is_automatic: ClassVar[bool] = False
+    """Whether it segments classes without prompts; it is then given tokens without points."""
 
     @abstractmethod
-    def forward(self, features: Features, prompts: PromptTokens | None) -> MaskPrediction:
-        """Decode; features are already repeated per object."""
+    def forward(
+        self,
+        features: Features,
+        prompts: PromptTokens,
+        image_index: Int[Tensor, " objects"] | None = None,
+        *,
+        multimask: bool = False,
+    ) -> MaskPrediction:
+        """Decode objects; `image_index` names the image of each.
+
+        Without `image_index` object b lies on image b; a single image serves all objects.
+        `multimask` asks an interactive decoder for alternatives.
+        """
+
+
+def select(maps: Maps, objects: int, image_index: Int[Tensor, " objects"] | None) -> Maps:
+    """Repeat or choose the map of each object; a view where nothing needs to be copied."""
+    if image_index is not None:
+        return maps[image_index]
+    if len(maps) not in (1, objects):
+        raise ValueError(
+            f"{objects} objects lie on {len(maps)} images; name the image of each in image_index"
+        )
+    return maps.expand(objects, -1, -1, -1)

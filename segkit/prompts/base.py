@@ -1,0 +1,19 @@
+"""What every prompt encoder is."""
+
+from abc import abstractmethod
+
+from torch import nn
+
+from segkit.typing import Prompts, PromptTokens
+
+
+class PromptEncoder(nn.Module):
+    """Turn marks in pixels of the model input into tokens for a decoder."""
+
+    @abstractmethod
+    def forward(self, prompts: Prompts, size: tuple[int, int]) -> PromptTokens:
+        """Encode marks on a model input of `size` (height, width)."""
+
+    @abstractmethod
+    def empty(self, count: int, size: tuple[int, int]) -> PromptTokens:
+        """Encode the absence of marks for `count` images (automatic mode)."""
