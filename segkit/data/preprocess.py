@@ -124,6 +124,10 @@ class InputSpec:
         return cls(**{**known, "intensity": Intensity.from_dict(known.get("intensity", {}))})
 
 
+PAD_COLOUR = (0.485, 0.456, 0.406)
+"""What SAM's normalisation maps to zero; SAM pads with zeros after it."""
+
+
 class SliceView:
     """A volume (or a picture, as a single slice) seen as a stack of model inputs.
 
@@ -175,7 +179,8 @@ class SliceView:
         """Model input of slice `index`, float32 in [0, 1]; lazy, so memory stays bounded."""
         self._check_index(index)
         rows, columns = self.content_size
-        out = np.zeros((3, self.spec.size, self.spec.size), dtype=np.float32)
+        out = np.empty((3, self.spec.size, self.spec.size), dtype=np.float32)
+        out[:] = np.array(PAD_COLOUR, dtype=np.float32)[:, None, None]
         out[:, :rows, :columns] = _resize(self._channels(index), self.content_size)
         return out
 
