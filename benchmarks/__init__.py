@@ -1,0 +1,1 @@
+"""Speed and zero-shot tables; each module is one command, its output lies in results/."""

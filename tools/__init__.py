@@ -1,0 +1,1 @@
+"""Commands for maintainers: training recipes and reproduction of the results."""
