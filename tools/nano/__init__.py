@@ -1,0 +1,1 @@
+"""Recipe that trains the `nano` backbone from nothing on generated pictures."""

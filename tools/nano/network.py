@@ -1,0 +1,100 @@
+"""Forward passes of a `SamModules` for training: many images and many objects at once."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from segment_anything.modeling.image_encoder import window_partition, window_unpartition
+from torch import Tensor, nn
+
+from segkit.backbones.sam_modules import SamModules
+
+
+def initialise(modules: SamModules, seed: int) -> None:
+    """Draw all weights from `seed`; the position embedding starts as sines and cosines."""
+    torch.manual_seed(seed)
+    for module in modules.image_encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+    table = modules.image_encoder.pos_embed
+    _, rows, cols, dim = table.shape
+    quarter = dim // 4
+    frequency = torch.exp(-math.log(100.0) * torch.arange(quarter) / quarter)
+    down = torch.arange(rows)[:, None] * frequency
+    right = torch.arange(cols)[:, None] * frequency
+    waves = torch.cat(
+        [
+            torch.cat([down.sin(), down.cos()], 1)[:, None].expand(rows, cols, -1),
+            torch.cat([right.sin(), right.cos()], 1)[None].expand(rows, cols, -1),
+        ],
+        dim=-1,
+    )
+    with torch.no_grad():
+        table.copy_(0.2 * waves[None])
+
+
+def encode(modules: SamModules, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c rows cols"]:
+    """Encode images with values 0 to 255; equal to upstream's encoder, with fused attention."""
+    encoder = modules.image_encoder
+    tokens = encoder.patch_embed((pixels - modules.pixel_mean) / modules.pixel_std)
+    tokens = tokens + encoder.pos_embed
+    for block in encoder.blocks:
+        x = block.norm1(tokens)
+        if block.window_size:
+            x, padded = window_partition(x, block.window_size)
+        x = _attend(block.attn, x)
+        if block.window_size:
+            x = window_unpartition(x, block.window_size, padded, tokens.shape[1:3])
+        tokens = tokens + x
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    return encoder.neck(tokens.permute(0, 3, 1, 2))
+
+
+def _attend(attention: nn.Module, x: Float[Tensor, "n rows cols dim"]) -> Tensor:
+    n, rows, cols, dim = x.shape
+    heads = attention.num_heads
+    q, k, v = attention.qkv(x).view(n, rows * cols, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v)
+    return attention.proj(mixed.transpose(1, 2).reshape(n, rows, cols, dim))
+
+
+def decode(
+    modules: SamModules,
+    features: Float[Tensor, "objects c rows cols"],
+    points: Float[Tensor, "objects points 2"],
+    labels: Int[Tensor, "objects points"],
+    masks: Float[Tensor, "objects 1 h w"] | None = None,
+    has_mask: Float[Tensor, " objects"] | None = None,
+) -> tuple[Float[Tensor, "objects 4 h w"], Float[Tensor, "objects 4"]]:
+    """Logits and predicted IoU of all four masks (0: the single-mask token).
+
+    `points` are XY pixels, `labels` 0, 1, 2 and 3 (box corners) or -1 (padding); objects whose
+    `has_mask` is 0 get the learned no-mask embedding.
+    """
+    prompts, decoder = modules.prompt_encoder, modules.mask_decoder
+    sparse = _embed_points(prompts, points, labels)
+    dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(features)
+    if masks is not None:
+        given = has_mask.view(-1, 1, 1, 1)
+        dense = given * prompts.mask_downscaling(masks) + (1 - given) * dense
+    count = len(features)
+    fixed = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+    tokens = torch.cat([fixed.expand(count, -1, -1), sparse], dim=1)
+    positions = prompts.get_dense_pe().expand(count, -1, -1, -1)
+    tokens, source = decoder.transformer(features + dense, positions, tokens)
+    upscaled = decoder.output_upscaling(source.transpose(1, 2).view_as(features))
+    kernels = torch.stack(
+        [mlp(tokens[:, 1 + k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
+    )
+    logits = (kernels @ upscaled.flatten(2)).view(count, -1, *upscaled.shape[-2:])
+    return logits, decoder.iou_prediction_head(tokens[:, 0])
+
+
+def _embed_points(prompts: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
+    embedding = prompts.pe_layer.forward_with_coords(points + 0.5, prompts.input_image_size)
+    table = torch.cat(
+        [prompts.not_a_point_embed.weight, *(item.weight for item in prompts.point_embeddings)]
+    )
+    return embedding * (labels >= 0)[..., None] + table[labels + 1]

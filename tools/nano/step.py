@@ -1,0 +1,163 @@
+"""Loss of one batch over several rounds of prompting, and the score of a model."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from segkit.backbones.sam_modules import SamModules
+from tools.nano.network import decode, encode
+from tools.nano.objects import Batch, box_of, draw_batch, first_click, next_click
+
+CELL = 4  # input pixels per mask pixel
+
+
+@dataclass(slots=True)
+class Marks:
+    """Prompts of all objects so far: XY points, labels and the previous mask."""
+
+    points: Float[Tensor, "objects points 2"]
+    labels: Tensor
+    previous: Float[Tensor, "objects 1 h w"] | None = None
+
+    def add(self, points: np.ndarray, labels: np.ndarray) -> None:
+        """Append points to each object."""
+        self.points = torch.cat([self.points, torch.from_numpy(points)], 1)
+        self.labels = torch.cat([self.labels, torch.from_numpy(labels)], 1)
+
+
+def tensors(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Pixels [n 3 h w] and the covered share of each mask pixel [objects h w]."""
+    pixels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float()
+    return pixels, F.avg_pool2d(torch.from_numpy(batch.masks).float()[:, None], CELL)[:, 0]
+
+
+def solid(target: Float[Tensor, "objects h w"]) -> Tensor:
+    """Mask pixels that belong to the object; thin ones never fill half a pixel."""
+    return target > (0.5 * target.amax((1, 2), keepdim=True)).clamp(max=0.5)
+
+
+def first_marks(rng: np.random.Generator, batch: Batch, boxes: np.ndarray, exact: bool) -> Marks:
+    """One click and a padding point, or a box, for each object."""
+    points = np.zeros((len(boxes), 2, 2), np.float32)
+    labels = np.tile(np.array([1, -1]), (len(boxes), 1))
+    for index, (mask, box) in enumerate(zip(batch.masks, boxes, strict=True)):
+        if box:
+            jitter = 0.0 if exact or rng.random() < 0.4 else 0.06
+            points[index], labels[index] = box_of(rng, mask, jitter), (2, 3)
+        else:
+            points[index, 0] = first_click(rng, mask, exact or rng.random() < 0.6)
+    return Marks(torch.from_numpy(points), torch.from_numpy(labels))
+
+
+def correct(
+    rng: np.random.Generator, marks: Marks, logits: Tensor, truth: Tensor, clicks: int, exact: bool
+) -> None:
+    """Append `clicks` corrections of the mask `logits` to each object, and the mask itself."""
+    guess, wanted = (logits > 0).numpy(), truth.numpy()
+    points = np.zeros((len(guess), clicks, 2), np.float32)
+    labels = np.zeros((len(guess), clicks), np.int64)
+    for index in range(len(guess)):
+        for click in range(clicks):
+            central = exact or (click == 0 and rng.random() < 0.6)
+            col, row, label = next_click(rng, guess[index], wanted[index], central)
+            inside = 1.5 if exact else rng.uniform(0, CELL - 1, 2)
+            points[index, click] = CELL * np.array([col, row]) + inside
+            labels[index, click] = label
+    marks.add(points, labels)
+    marks.previous = logits[:, None].detach()
+
+
+def mask_loss(
+    logits: Float[Tensor, "objects masks h w"], target: Float[Tensor, "objects h w"], balance: float
+) -> Float[Tensor, "objects masks"]:
+    """Binary cross-entropy, weighted towards the rarer class, plus linear Dice.
+
+    `balance` 1 gives both classes the same weight however small the object, 0 none.
+    """
+    wanted = target[:, None].expand_as(logits)
+    share = target.mean((1, 2)).clamp(1e-4, 1 - 1e-4).view(-1, 1, 1, 1)
+    weight = wanted * share**-balance + (1 - wanted) * (1 - share) ** -balance
+    weight = weight / weight.mean((2, 3), keepdim=True)
+    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    chance = logits.sigmoid()
+    both = chance.sum((2, 3)) + wanted.sum((2, 3))
+    dice = 1 - (2 * (chance * wanted).sum((2, 3)) + 1) / (both + 1)
+    return (weight * entropy).mean((2, 3)) + dice
+
+
+def overlap(logits: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of each mask [objects masks] with its object."""
+    guess, wanted = logits > 0, truth[:, None]
+    union = (guess | wanted).sum((2, 3)).clamp(min=1)
+    return (guess & wanted).sum((2, 3)) / union
+
+
+def batch_loss(
+    modules: SamModules, batch: Batch, rng: np.random.Generator, progress: float
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss over two or three rounds: a click or a box, then corrections of the mask so far."""
+    pixels, target = tensors(batch)
+    truth = solid(target)
+    features = encode(modules, pixels)[torch.from_numpy(batch.owner)]
+    boxes = rng.random(len(target)) < 0.5
+    marks = first_marks(rng, batch, boxes, exact=False)
+    balance = 1 - 0.5 * min(progress / 0.5, 1)
+    rank_weight = 0.1 + 0.9 * min(progress / 0.3, 1)
+    total, facts = pixels.new_zeros(()), {}
+    turns = 2 if rng.random() < 0.6 else 3
+    for turn in range(turns):
+        has_mask = torch.from_numpy(rng.random(len(target)) < 0.8).float()
+        given = None if marks.previous is None else marks.previous
+        logits, rank = decode(modules, features, marks.points, marks.labels, given, has_mask)
+        losses = mask_loss(logits, target, balance)
+        quality = overlap(logits.detach(), truth)
+        alone, several = losses[:, 0].mean(), losses[:, 1:].min(1).values.mean()
+        ranking = F.mse_loss(rank, quality)
+        total = total + alone + (0.7 if turn == 0 else 0.3) * several + rank_weight * ranking
+        facts |= {f"loss{turn}": float(alone.detach()), f"iou{turn}": float(quality[:, 0].mean())}
+        facts[f"rank{turn}"] = float(ranking.detach())
+        if turn < turns - 1:
+            pick = rank[:, 1:].argmax(1) + 1
+            pick = pick * torch.from_numpy((rng.random(len(pick)) < 0.5) & ~boxes)
+            fed = logits.detach()[torch.arange(len(pick)), pick]
+            many = turn == 1 or (turns == 2 and rng.random() < 0.5)
+            correct(rng, marks, fed, truth, 1 + many * int(rng.integers(0, 4)), exact=False)
+    return total, facts
+
+
+@torch.no_grad()
+def validate(modules: SamModules, images: int = 48) -> dict[str, float]:
+    """Mean Dice on fixed generated pictures: 1, 3 and 5 central clicks, and an exact box."""
+    scores: dict[str, list[Tensor]] = {}
+    rng = np.random.default_rng(0)
+    for start in range(0, images, 8):
+        batch = draw_batch((999_983, start), 8, 2, 0.002)
+        pixels, target = tensors(batch)
+        truth = solid(target)
+        features = encode(modules, pixels)[torch.from_numpy(batch.owner)]
+
+        def note(name: str, logits: Tensor, truth: Tensor = truth) -> None:
+            iou = overlap(logits, truth)
+            scores.setdefault(name, []).append((2 * iou / (1 + iou)).max(1).values)
+
+        marks = first_marks(rng, batch, np.ones(len(target), bool), exact=True)
+        logits, _ = decode(modules, features, marks.points, marks.labels)
+        note("box", logits[:, :1])
+        marks = first_marks(rng, batch, np.zeros(len(target), bool), exact=True)
+        logits, rank = decode(modules, features, marks.points, marks.labels)
+        fed = logits[torch.arange(len(rank)), rank[:, 1:].argmax(1) + 1]
+        note("click1", fed[:, None])
+        note("click1_single", logits[:, :1])
+        note("click1_oracle", logits[:, 1:])
+        for click in range(2, 6):
+            correct(rng, marks, fed, truth, 1, exact=True)
+            every = torch.ones(len(target))
+            logits, _ = decode(modules, features, marks.points, marks.labels, marks.previous, every)
+            fed = logits[:, 0]
+            if click in (3, 5):
+                note(f"click{click}", logits[:, :1])
+    return {name: float(torch.cat(values).mean()) for name, values in scores.items()}
