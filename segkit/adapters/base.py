@@ -1,10 +1,13 @@
 """The adapter protocol: one trainable object that edits tokens around frozen blocks."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
 from segkit.typing import BackboneSpec, Grid, Image, Tokens
+
+Compat = Literal["authors"]
+"""The released code of a method, bit for bit, where it differs from segkit's default."""
 
 
 class Adapter(nn.Module):
@@ -40,3 +43,9 @@ class Adapter(nn.Module):
     def after(self, index: int, tokens: Tokens, state: object) -> Tokens:
         """Edit what leaves block `index`."""
         return tokens
+
+
+def require_compat(compat: str | None) -> None:
+    """Refuse anything but the default (None) and "authors"."""
+    if compat not in (None, "authors"):
+        raise ValueError(f"compat must be None or 'authors', got {compat!r}")

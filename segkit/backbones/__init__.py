@@ -1,3 +1,8 @@
-"""backbones."""
+"""Backbones: frozen encoders, one loop over their blocks each, and strict weight files."""
 
 import segkit.torchvision_compat  # noqa: F401
+from segkit.backbones.base import Backbone
+from segkit.backbones.sam import SamBackbone, sam_spec
+from segkit.backbones.sam_modules import SIZES, SamModules, SamSizes
+
+__all__ = ["SIZES", "Backbone", "SamBackbone", "SamModules", "SamSizes", "sam_spec"]

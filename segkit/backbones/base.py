@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -16,12 +16,14 @@ class Backbone(nn.Module):
 
     The adapter arrives as a module that follows the protocol of `segkit.adapters.Adapter`;
     backbones know it only by its methods. `trainable=True` unfreezes the encoder (full
-    fine-tuning). `sha256` is the hash of the weight file, or of the weights themselves.
+    fine-tuning). `sha256` is the hash of the weight file, or of the weights themselves; who loads
+    the weights sets it.
     """
 
     encoder: nn.Module
-    adapter: nn.Module
+    adapter: Any  # a module with the methods of segkit.adapters.Adapter
     spec: BackboneSpec
+    sha256: str = ""
 
     def __init__(
         self,
@@ -37,6 +39,15 @@ class Backbone(nn.Module):
         encoder.train(trainable)
         self.adapter = adapter(spec)
         self.adapter.attach(encoder)
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls, adapter: Callable[[BackboneSpec], nn.Module]) -> Self:
+        """Build the smallest member of the family with the same random weights on each call.
+
+        For examples and for the tests that every adapter must pass on every backbone; images of
+        64 x 64 pixels are its native size.
+        """
 
     @abstractmethod
     def forward(self, image: Image, grid: Grid) -> Features:

@@ -1,1 +1,1 @@
-"""kernels."""
+"""Operations worth fusing; the eager functions here define them."""

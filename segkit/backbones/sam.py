@@ -1,0 +1,214 @@
+"""SAM's image encoder (ViT) as a backbone: upstream's blocks, segkit's loop."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, Self, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import (
+    Attention,
+    Block,
+    get_rel_pos,
+    window_partition,
+    window_unpartition,
+)
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
+
+from segkit.backbones.base import Backbone
+from segkit.backbones.sam_modules import TINY, SamModules, SamSizes
+from segkit.typing import BackboneSpec, BlockSpec, Features, Grid, Image, Tokens
+
+AttentionPath = Literal["sdpa", "eager"]
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+def sam_spec(sizes: SamSizes) -> BackboneSpec:
+    """What adapters and decoders may know about a SAM of these sizes."""
+    block = BlockSpec(sizes.embed_dim, sizes.embed_dim, sizes.patch_size)
+    return BackboneSpec(
+        name=sizes.name,
+        image_size=sizes.image_size,
+        patch_size=sizes.patch_size,
+        blocks=(block,) * sizes.depth,
+        out_dim=sizes.out_dim,
+        out_stride=sizes.patch_size,
+    )
+
+
+class SamBackbone(Backbone):
+    """SAM's ViT with one adapter around its blocks ("Segment Anything", Kirillov et al. 2023).
+
+    Images may have any height and width that are multiples of the patch: the position embedding is
+    then resized (bicubic), the relative positions of global blocks too (linear, as upstream). At
+    the native size nothing is resized. `attention="eager"` calls upstream's blocks as they are and
+    equals `ImageEncoderViT.forward` bit for bit; "sdpa" computes the same function with fused
+    attention and never holds a tokens x tokens matrix. `checkpointing` recomputes each block in the
+    backward pass.
+
+    SAM pads after normalisation, with zeros. Who pads images before they come here uses
+    `pad_value`, the colour that normalises to zero.
+
+    Example:
+        >>> backbone = SamBackbone.tiny(Adapter)
+        >>> features = backbone(torch.rand(2, 3, 64, 64), Grid((2, 64, 64)))
+        >>> features.levels[0].shape
+        torch.Size([2, 32, 8, 8])
+    """
+
+    encoder: ImageEncoderViT
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    pad_value: tuple[float, float, float] = tuple(mean / 255 for mean in PIXEL_MEAN)  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        encoder: ImageEncoderViT,
+        sizes: SamSizes,
+        adapter: Callable[[BackboneSpec], nn.Module],
+        *,
+        trainable: bool = False,
+        attention: AttentionPath = "sdpa",
+        checkpointing: bool = False,
+    ) -> None:
+        if attention not in get_args(AttentionPath):
+            raise ValueError(
+                f"attention must be one of {get_args(AttentionPath)}, got {attention!r}"
+            )
+        super().__init__(encoder, sam_spec(sizes), adapter, trainable=trainable)
+        self.checkpointing = checkpointing
+        self.block = _fused_block if attention == "sdpa" else _upstream_block
+        mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
+        self.register_buffer("pixel_mean", mean.view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", std.view(-1, 1, 1), persistent=False)
+
+    @classmethod
+    @override
+    def tiny(cls, adapter: Callable[[BackboneSpec], nn.Module]) -> Self:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            encoder = SamModules(TINY).image_encoder
+            for parameter in encoder.parameters():
+                if not parameter.any():
+                    nn.init.normal_(parameter, std=0.02)
+        return cls(encoder, TINY, adapter)
+
+    @override
+    def forward(self, image: Image, grid: Grid) -> Features:
+        self._check(image, grid)
+        image = self.normalise(image)
+        tokens = self.encoder.patch_embed(image)
+        state = self.adapter.prepare(image, tokens, grid)
+        if (positions := self.encoder.pos_embed) is not None:
+            tokens = tokens + _resized(positions, tokens.shape[1:3])
+        for index in range(len(self.encoder.blocks)):
+            tokens = self._step(index, tokens, state)
+        return Features((self.encoder.neck(tokens.permute(0, 3, 1, 2)),), grid)
+
+    def normalise(self, image: Image) -> Image:
+        """Bring values in [0, 1] to the mean and spread SAM was trained with."""
+        pixels = (image * 255 - self.pixel_mean) / self.pixel_std
+        return pixels.to(self.encoder.patch_embed.proj.weight.dtype)
+
+    def _step(self, index: int, tokens: Tokens, state: object) -> Tokens:
+        run = partial(self._edited_block, index)
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(run, tokens, state, use_reentrant=False)
+        return run(tokens, state)
+
+    def _edited_block(self, index: int, tokens: Tokens, state: object) -> Tokens:
+        tokens = self.adapter.before(index, tokens, state)
+        tokens = self.block(self.encoder.blocks[index], tokens)
+        return self.adapter.after(index, tokens, state)
+
+    def _check(self, image: Image, grid: Grid) -> None:
+        n, _, h, w = image.shape
+        if h % (patch := self.spec.patch_size) or w % patch:
+            raise ValueError(
+                f"image height and width must be multiples of {patch}, got {h} x {w}; pad the image"
+            )
+        if n % grid.depth:
+            raise ValueError(
+                f"a batch of volumes with depth {grid.depth} must hold a multiple of that many "
+                f"slices, got {n}; fold all slices of each volume into the batch axis"
+            )
+
+
+def _upstream_block(block: Block, tokens: Tokens) -> Tokens:
+    return block(tokens)
+
+
+def _fused_block(block: Block, tokens: Tokens) -> Tokens:
+    """Compute what upstream's block computes, with fused attention."""
+    x = block.norm1(tokens)
+    if block.window_size > 0:
+        size = x.shape[1:3]
+        x, padded = window_partition(x, block.window_size)
+        x = window_unpartition(_attend(block.attn, x), block.window_size, padded, size)
+    else:
+        x = _attend(block.attn, x)
+    tokens = tokens + x
+    return tokens + block.mlp(block.norm2(tokens))
+
+
+def _attend(attn: Attention, x: Tokens) -> Tokens:
+    n, h, w, dim = x.shape
+    qkv = attn.qkv(x).view(n, h * w, 3, attn.num_heads, dim // attn.num_heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [n heads tokens channels]
+    if attn.use_rel_pos:
+        rows = get_rel_pos(h, h, attn.rel_pos_h).to(q)
+        cols = get_rel_pos(w, w, attn.rel_pos_w).to(q)
+        x = _biased_attention(q, k, v, rows, cols)
+    else:
+        x = F.scaled_dot_product_attention(q, k, v)
+    return attn.proj(x.transpose(1, 2).reshape(n, h, w, dim))
+
+
+def _biased_attention(
+    q: Float[Tensor, "n heads tokens c"],
+    k: Float[Tensor, "n heads tokens c"],
+    v: Float[Tensor, "n heads tokens c"],
+    rows: Float[Tensor, "h h c"],
+    cols: Float[Tensor, "w w c"],
+) -> Float[Tensor, "n heads tokens c"]:
+    """Attention with decomposed relative positions, as plain attention over wider vectors.
+
+    The bias of query (y, x) and key (y', x') is q.rows[y, y'] + q.cols[x, x']. Appending those
+    h + w products to the query, and the one-hot codes of y' and x' to the key, adds exactly that
+    to their scalar product, so no tokens x tokens bias is ever held, not even for the backward
+    pass.
+    """
+    h, w, channels = len(rows), len(cols), q.shape[-1]
+    grid = q.unflatten(2, (h, w))
+    bias_rows = torch.einsum("nahwc,hkc->nahwk", grid, rows).flatten(2, 3)
+    bias_cols = torch.einsum("nahwc,wkc->nahwk", grid, cols).flatten(2, 3)
+    one_hot = torch.cat([_eye(h, k).repeat_interleave(w, 0), _eye(w, k).repeat(h, 1)], dim=-1)
+    # fused kernels want one width for queries, keys and values, and a multiple of 8
+    spare = -(channels + h + w) % 8
+    wide_q = torch.cat([q / math.sqrt(channels), bias_rows, bias_cols], dim=-1)
+    wide_k = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
+    out = F.scaled_dot_product_attention(
+        F.pad(wide_q, (0, spare)),
+        F.pad(wide_k, (0, spare)),
+        F.pad(v, (0, h + w + spare)),
+        scale=1.0,
+    )
+    return out[..., :channels]
+
+
+def _eye(size: int, like: Tensor) -> Float[Tensor, "size size"]:
+    return torch.eye(size, dtype=like.dtype, device=like.device)
+
+
+def _resized(positions: Tokens, size: tuple[int, int]) -> Tokens:
+    """Resize the position embedding to a token grid; the native grid gets it untouched."""
+    if positions.shape[1:3] == size:
+        return positions
+    maps = F.interpolate(positions.permute(0, 3, 1, 2), size=tuple(size), mode="bicubic")
+    return maps.permute(0, 2, 3, 1)
