@@ -1,0 +1,118 @@
+"""One page of a TIFF file."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import tifffile
+from jaxtyping import Shaped
+from PIL import Image
+
+from segkit.data.blocks import check_frame_count
+from segkit.data.files import COPY_AGAIN, RegularFile, check_budget
+from segkit.data.options import ReadOptions
+from segkit.errors import InputError
+
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError,
+    AttributeError, struct.error, zlib.error, tifffile.TiffFileError,
+)  # fmt: skip
+
+
+def read_tiff(
+    source: RegularFile, options: ReadOptions, notes: list[str], *, keeps_indices: bool
+) -> Shaped[np.ndarray, "..."]:
+    """Pixels of a page, (h, w) or (h, w, 3).
+
+    Raises:
+        InputError: The file is cut or damaged, holds several pages and none is chosen, or uses an
+            unusual layout or compression.
+    """
+    source.file.seek(0)
+    try:
+        with tifffile.TiffFile(source.file) as tiff:
+            check_frame_count(len(tiff.pages), options, source.path)
+            page = tiff.pages[options.frame or 0].aspage()
+            check_budget(source.path, page.nbytes, options.max_gb)
+            _check_extent(source, page)
+            array = _decode(source, page, options)
+            return _usable(array, page, source, notes, keeps_indices=keeps_indices)
+    except InputError:
+        raise
+    except DECODING_ERRORS as error:
+        raise InputError(
+            f"cannot be decoded ({error})", fix=COPY_AGAIN, path=source.path
+        ) from error
+
+
+def _check_extent(source: RegularFile, page: tifffile.TiffPage) -> None:
+    """Refuse a page whose strips or tiles reach beyond the file."""
+    ends = [
+        start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ]
+    if not ends or max(ends) > source.size:
+        raise InputError(
+            f"truncated: ends at byte {source.size:,} of {max(ends, default=0):,}",
+            fix=COPY_AGAIN,
+            path=source.path,
+        )
+
+
+def _decode(
+    source: RegularFile, page: tifffile.TiffPage, options: ReadOptions
+) -> Shaped[np.ndarray, "..."]:
+    try:
+        return np.asarray(page.asarray())
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+    # Pillow brings its own decoders for LZW and JPEG
+    source.file.seek(0)
+    with Image.open(io.BytesIO(source.file.read())) as image:
+        image.seek(options.frame or 0)
+        array = np.array(image)
+    if array.shape[:2] != tuple(page.shape[:2]) or array.dtype != page.dtype:
+        name = tifffile.COMPRESSION(page.compression).name
+        raise InputError(
+            f"its compression ({name}) of {page.dtype} pixels is not supported",
+            fix="save it uncompressed or as PNG",
+            path=source.path,
+        )
+    return array
+
+
+def _usable(
+    array: Shaped[np.ndarray, "..."],
+    page: tifffile.TiffPage,
+    source: RegularFile,
+    notes: list[str],
+    *,
+    keeps_indices: bool,
+) -> Shaped[np.ndarray, "..."]:
+    photometric = tifffile.PHOTOMETRIC(page.photometric)
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
+        array = np.moveaxis(array, 0, -1)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if photometric == tifffile.PHOTOMETRIC.PALETTE and array.ndim == 2:
+        return (
+            array
+            if keeps_indices
+            else (page.colormap[:, array] >> 8).astype("u1").transpose(1, 2, 0)
+        )
+    if photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
+        array = np.iinfo(array.dtype).max - array
+    if array.ndim == 3 and array.shape[-1] in (2, 4):
+        notes.append("transparency ignored")
+        array = array[..., 0] if array.shape[-1] == 2 else array[..., :3]
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)):
+        raise InputError(
+            f"has pixels of the shape {array.shape}, expected grey (h, w) or colour (h, w, 3)",
+            fix="save one grey or RGB page",
+            path=source.path,
+        )
+    return np.ascontiguousarray(array)
