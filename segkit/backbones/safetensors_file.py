@@ -1,8 +1,9 @@
 """Safetensors files with a content hash: checked before allocation, written atomically.
 
 Format: 8 bytes header length (little endian), JSON header, raw tensors (source: the safetensors
-format description). segkit adds one metadata entry, `CONTENT_HASH`: sha256 over names, types,
-shapes, data and the other metadata, so that one flipped bit is noticed.
+format description). segkit adds to the metadata `CONTENT_HASH`, the sha256 over names, types,
+shapes, data and the other metadata, and `MARK`, which says that the hash must be there: one flipped
+bit is noticed wherever it is.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from torch import Tensor
 from segkit.errors import CheckpointError
 
 CONTENT_HASH = "segkit_content_sha256"
+MARK = "segkit_weights"
 MAX_HEADER_BYTES = 16 * 2**20
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -59,11 +61,12 @@ def read_safetensors(file: BufferedReader, path: Path) -> tuple[dict[str, Tensor
         raise _damaged(path, "metadata is not a table of texts")
     entries = [_entry(name, value, path) for name, value in header.items()]
     _check_layout(entries, size - offset, path)
-    if not entries:
-        return {}, metadata
     view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     tensors = {entry.name: _map(view, entry, offset) for entry in entries}
-    if (expected := metadata.get(CONTENT_HASH)) is not None:
+    expected = metadata.get(CONTENT_HASH)
+    if (MARK in metadata) != (expected is not None):
+        raise _damaged(path, f"metadata must hold both {MARK!r} and {CONTENT_HASH!r} or neither")
+    if expected is not None:
         found = content_sha256(tensors, metadata)
         if found != expected:
             raise _damaged(path, f"sha256 of the content is {found}, its header says {expected}")
@@ -84,7 +87,7 @@ def write_safetensors(
     """
     path = Path(path)
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    notes = dict(metadata or {})
+    notes = dict(metadata or {}) | {MARK: "1"}
     notes[CONTENT_HASH] = content_sha256(ready, notes)
     header = _header(ready, notes)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
