@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SUFFIXES = (
-    *(".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp"),
-    *(".tif", ".tiff", ".webp"),
+    *(".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg"),
+    *(".tif", ".tiff"),
 )
 """Endings that count as image or label in a folder; everything else there is ignored."""
 
