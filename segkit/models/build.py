@@ -70,8 +70,9 @@ class SamBuilder:
         Raises:
             CheckpointError: Weights are missing, damaged, or of another model.
         """
+        source = self._source(checkpoint)
         modules = SamModules(self.sizes)
-        sha256 = self._fill(modules, checkpoint)
+        sha256 = _fill(modules, source)
         backbone = SamBackbone(
             modules.image_encoder,
             replace(self.sizes, image_size=self._image_size(image_size)),
@@ -101,23 +102,15 @@ class SamBuilder:
             raise ValueError(f"image_size must be a multiple of the patch size {patch}, got {side}")
         return side
 
-    def _fill(self, modules: SamModules, checkpoint: str | Path | None) -> str:
-        """Load or draw the weights and return their sha256."""
-        source = checkpoint
-        if source is None and self.weights == "package":
-            return _load_package_weights(modules, self.name)
-        if source is None and self.weights == "random":
-            source = "random"
-        if source is None:
+    def _source(self, checkpoint: str | Path | None) -> str | Path | None:
+        """Say where weights come from; None is the package."""
+        if checkpoint is None and self.weights == "required":
             raise CheckpointError(
                 f"{self.name} needs weights, got checkpoint=None",
                 fix=f"pass checkpoint=PATH; `segkit models info {self.name}` says where they are",
                 code="no_weights",
             )
-        kind, _, seed = str(source).partition(":")
-        if kind == "random" and (not seed or seed.isdecimal()):
-            return _randomise(modules, int(seed or 0))
-        return load_sam(modules, source)
+        return "random" if checkpoint is None and self.weights == "random" else checkpoint
 
 
 sam_vit_b = SamBuilder(VIT_B)
@@ -139,8 +132,19 @@ def _decoder(decoder: Callable[..., Decoder] | None, classes: int | None) -> Cal
     return partial(decoder or QueryDecoder, classes=classes)
 
 
-def _load_package_weights(modules: SamModules, name: str) -> str:
+def _fill(modules: SamModules, source: str | Path | None) -> str:
+    """Load or draw the weights and return their sha256."""
+    if source is None:
+        return _load_package_weights(modules)
+    kind, _, seed = str(source).partition(":")
+    if kind == "random" and (not seed or seed.isdecimal()):
+        return _randomise(modules, int(seed or 0))
+    return load_sam(modules, source)
+
+
+def _load_package_weights(modules: SamModules) -> str:
     """Load weights shipped in the package and compare them with their recorded hash."""
+    name = modules.sizes.name
     folder = Path(str(files("segkit"))) / "weights"
     weights, card = folder / f"{name}.safetensors", folder / f"{name}.json"
     for path in (weights, card):

@@ -1,0 +1,73 @@
+"""The interactive decoder against the official one."""
+
+import pytest
+import torch
+
+from segkit.backbones.sam_modules import TINY, SamModules
+from segkit.decoders.mask import MaskDecoder
+from segkit.prompts.encoder import SamPromptEncoder
+from segkit.typing import Features, Grid, Prompts, PromptTokens
+
+SIZE = (64, 64)
+
+
+@pytest.fixture
+def modules() -> SamModules:
+    torch.manual_seed(0)
+    return SamModules(TINY).eval()
+
+
+def features(count: int) -> Features:
+    maps = torch.randn(count, 32, 8, 8, generator=torch.Generator().manual_seed(1))
+    return Features((maps,), Grid((1, *SIZE)))
+
+
+def tokens(modules: SamModules, count: int) -> PromptTokens:
+    generator = torch.Generator().manual_seed(2)
+    points = torch.rand(count, 2, 3, generator=generator) * 64
+    masks = torch.randn(count, 1, 32, 32, generator=generator)
+    labels = torch.tensor([[1, 0]]).expand(count, -1)
+    return SamPromptEncoder(modules.prompt_encoder)(Prompts(points, labels, masks), SIZE)
+
+
+@torch.no_grad()
+def test_equals_official_bit_for_bit(modules: SamModules) -> None:
+    image, prompts = features(1), tokens(modules, 3)
+    decoder = MaskDecoder(modules.mask_decoder)
+    logits, iou = modules.mask_decoder.predict_masks(
+        image.levels[0], prompts.positions, prompts.sparse, prompts.dense
+    )
+    every = decoder.every_mask(image, prompts)
+    torch.testing.assert_close(every.logits, logits, rtol=0, atol=0)
+    torch.testing.assert_close(every.iou, iou, rtol=0, atol=0)
+    for multimask in (False, True):
+        logits, iou = modules.mask_decoder(
+            image.levels[0], prompts.positions, prompts.sparse, prompts.dense, multimask
+        )
+        ours = decoder(image, prompts, multimask=multimask)
+        torch.testing.assert_close(ours.logits, logits, rtol=0, atol=0)
+        torch.testing.assert_close(ours.iou, iou, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_objects_of_several_images_equal_one_image_at_a_time(modules: SamModules) -> None:
+    images, prompts = features(3), tokens(modules, 4)
+    index = torch.tensor([2, 0, 2, 1])
+    together = MaskDecoder(modules.mask_decoder)(images, prompts, index).logits
+    for row, image in enumerate(index.tolist()):
+        alone, _ = modules.mask_decoder(
+            images.levels[0][image][None],
+            prompts.positions,
+            prompts.sparse[row][None],
+            prompts.dense[row][None],
+            multimask_output=False,
+        )
+        torch.testing.assert_close(together[row], alone[0], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_only_the_coarsest_level_is_read(modules: SamModules) -> None:
+    image, prompts = features(1), tokens(modules, 1)
+    pyramid = Features((torch.full((1, 8, 32, 32), torch.nan), *image.levels), image.grid)
+    decoder = MaskDecoder(modules.mask_decoder)
+    assert decoder(pyramid, prompts).logits.equal(decoder(image, prompts).logits)
