@@ -1,0 +1,135 @@
+"""Many inputs through one model: loaded once, failures listed, finished cases skipped."""
+
+import platform
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from segkit.backbones.checkpoints import file_sha256
+from segkit.data.dicom import is_dicom
+from segkit.data.options import ReadOptions
+from segkit.data.volume import Picture, Volume
+from segkit.errors import DataWarning, InputError, SegkitError
+from segkit.predictors.base import Predictor
+from segkit.version import VERSION
+
+VOLUME_SUFFIX, PICTURE_SUFFIX = ".nii.gz", ".png"
+KNOWN_SUFFIXES = (
+    ".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".hdr",
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm",
+)  # fmt: skip
+
+Work = Callable[[Predictor, Volume | Picture, Path], Path]
+
+
+@dataclass(frozen=True, slots=True)
+class CaseResult:
+    """What became of one input: `status` is "done", "skipped" or "failed"."""
+
+    input: str
+    output: str | None
+    status: str
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    error: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CohortReport:
+    """`run_report.json`: versions, hashes, timings, failures."""
+
+    model: str
+    backbone_sha256: str
+    device: str
+    cases: tuple[CaseResult, ...]
+    segkit_version: str = VERSION
+    torch_version: str = torch.__version__
+    python_version: str = field(default_factory=platform.python_version)
+
+    @property
+    def failures(self) -> tuple[CaseResult, ...]:
+        """Cases that gave no mask."""
+        return tuple(case for case in self.cases if case.status == "failed")
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON."""
+        return {"format": 1, **asdict(self), "failed": len(self.failures)}
+
+
+def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
+    """Expand folders of cases; a folder with DICOM files is one input.
+
+    Raises:
+        InputError: A path does not exist, or a folder holds nothing that can be read.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir() or is_dicom(path):
+            found.append(path)
+            continue
+        children = [child for child in sorted(path.iterdir()) if _is_input(child)]
+        if not children:
+            raise InputError(
+                "no image, volume or DICOM folder in this folder",
+                path=path,
+                fix=f"readable file types: {', '.join(KNOWN_SUFFIXES)}",
+            )
+        found.extend(children)
+    return found
+
+
+def output_path(source: Path, output: Path, suffix: str | None, *, is_single: bool) -> Path:
+    """Where the mask of `source` goes: `output` itself, or a file named after the case in it."""
+    if is_single and output.suffix and not output.is_dir():
+        return output
+    return output / (case_name(source) + (suffix or default_suffix(source)))
+
+
+def case_name(path: Path) -> str:
+    """File name without its image suffix."""
+    for suffix in sorted(KNOWN_SUFFIXES, key=len, reverse=True):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def default_suffix(path: Path) -> str:
+    """Pictures give pictures, everything else NIfTI."""
+    is_picture = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+    return PICTURE_SUFFIX if is_picture else VOLUME_SUFFIX
+
+
+def run_case(
+    predictor: Predictor, source: Path, output: Path, work: Work, options: ReadOptions
+) -> CaseResult:
+    """Read, predict and write one input; a refusal becomes a result, never an end of the run."""
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        try:
+            opened = predictor.read(source, options)
+            written = work(predictor, opened, output)
+        except SegkitError as error:
+            return CaseResult(
+                str(source), None, "failed", time.perf_counter() - start, error=str(error)
+            )
+    notes = tuple(str(one.message) for one in caught if issubclass(one.category, DataWarning))
+    return CaseResult(
+        str(source),
+        str(written),
+        "done",
+        time.perf_counter() - start,
+        notes,
+        sha256=file_sha256(written),
+    )
+
+
+def _is_input(path: Path) -> bool:
+    if path.is_dir():
+        return is_dicom(path)
+    return path.name.lower().endswith(KNOWN_SUFFIXES)

@@ -1,0 +1,34 @@
+"""Masks in volumes, read slice by slice."""
+
+from typing_extensions import override
+
+from segkit.data.objects import Source
+from segkit.data.options import ReadOptions
+from segkit.data.volume import Picture, Volume
+from segkit.errors import InputError
+from segkit.predictors.base import Predictor
+
+
+class VolumePredictor(Predictor):
+    """Segment volumes: coordinates are voxel indices (k, j, i) or millimetres.
+
+    The model sees one slice at a time, along the axis of the largest spacing; a point prompts its
+    slice, a box each slice it spans.
+
+    Example:
+        >>> predictor = VolumePredictor.from_pretrained("nano")
+        >>> session = predictor.open((np.zeros((4, 32, 32)), Geometry.from_spacing(...)))
+        >>> session.add_box(((1, 8, 8), (3, 20, 24)))
+        >>> mask = session.mask()
+    """
+
+    @override
+    def read(self, source: Source, options: ReadOptions | None = None) -> Volume:
+        opened = super().read(source, options)
+        if isinstance(opened, Picture):
+            raise InputError(
+                f"got a picture of size {opened.size}, a volume is needed",
+                fix="use ImagePredictor",
+                path=opened.path,
+            )
+        return opened
