@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy.ndimage import find_objects
 
 from segkit.data.label_table import label_colour
 from segkit.data.volume import Volume
@@ -111,12 +112,9 @@ def _segment_lines(mask: Shaped[np.ndarray, "k j i"], labels: Mapping[int, str])
 def _extents(mask: Shaped[np.ndarray, "k j i"]) -> dict[int, str]:
     """First and last voxel along i, j, k of each value above 0, as Slicer writes them."""
     found = {}
-    for value in np.unique(mask):
-        if value == 0:
-            continue
-        is_there = mask == value
-        lines = [np.flatnonzero(is_there.any(axis=axes)) for axes in ((0, 1), (0, 2), (1, 2))]
-        found[int(value)] = " ".join(f"{line[0]} {line[-1]}" for line in lines)
+    for value, box in enumerate(find_objects(mask), start=1):
+        if box is not None:
+            found[value] = " ".join(f"{side.start} {side.stop - 1}" for side in box[::-1])
     return found
 
 

@@ -59,6 +59,11 @@ def read_metaimage(path: Path, options: ReadOptions, notes: list[str]) -> Volume
     return Volume(array, _geometry(entries, sizes, options, path, notes), path)
 
 
+def metaimage_frames(path: Path) -> int:
+    """Length of the fourth axis; 1 without it."""
+    return _block(_read_header(path)[0], path)[0].frames
+
+
 def is_metaimage(data: bytes) -> bool:
     """Whether the bytes start like a MetaImage header."""
     name = data.lstrip()[:40].split(b"=")[0].strip().lower()

@@ -56,6 +56,14 @@ def read_nifti(path: Path, options: ReadOptions, notes: list[str]) -> Volume:
     return Volume(array, choice.geometry, path, labels=labels, header=MappingProxyType(kept))
 
 
+def nifti_frames(path: Path) -> int:
+    """Length of the fourth axis; 1 without it."""
+    head_path, _ = find_pair(path)
+    with RegularFile(head_path) as head:
+        notes: list[str] = []
+        return parse_header(_read_fixed(_open_stream(head, notes)), head_path, notes).frames
+
+
 def find_pair(path: Path) -> tuple[Path, Path | None]:
     """Header and voxel file; the second is None for single files.
 

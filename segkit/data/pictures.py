@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 from segkit.data.blocks import check_frame_count
 from segkit.data.files import COPY_AGAIN, RegularFile, check_budget
 from segkit.data.options import ReadOptions
-from segkit.data.tiff import read_tiff
+from segkit.data.tiff import read_tiff, tiff_pages
 from segkit.data.volume import Picture
 from segkit.errors import InputError
 
@@ -55,6 +55,12 @@ def read_picture(
             array = _decode(source, options, notes, keeps_indices=keeps_indices)
     spacing = None if options.spacing is None else (options.spacing[1], options.spacing[0])
     return Picture(array, path, spacing)
+
+
+def picture_frames(path: Path) -> int:
+    """Pages of a TIFF file; 1 for other pictures."""
+    with RegularFile(path) as source:
+        return tiff_pages(source) if source.peek(4).startswith(TIFF_MAGICS) else 1
 
 
 def _decode(

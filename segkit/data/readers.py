@@ -8,12 +8,12 @@ from typing import Any
 
 from segkit.data.dicom import is_dicom, read_series
 from segkit.data.files import GZIP_MAGIC, RegularFile
-from segkit.data.metaimage import is_metaimage, read_metaimage
-from segkit.data.nifti import read_nifti
+from segkit.data.metaimage import is_metaimage, metaimage_frames, read_metaimage
+from segkit.data.nifti import nifti_frames, read_nifti
 from segkit.data.nifti_header import is_nifti
-from segkit.data.nrrd import read_nrrd
+from segkit.data.nrrd import parse_axes, read_header, read_nrrd
 from segkit.data.options import ReadOptions
-from segkit.data.pictures import is_picture, read_picture
+from segkit.data.pictures import is_picture, picture_frames, read_picture
 from segkit.data.volume import Picture, Volume
 from segkit.errors import DataWarning, InputError
 
@@ -42,18 +42,39 @@ def load(path: str | Path, options: ReadOptions | None = None, **changes: Any) -
         TypeError: A keyword is no field of `ReadOptions`.
     """
     path = Path(path)
-    options = replace(options or ReadOptions(), **changes)
+    notes: list[str] = []
+    found = load_quietly(path, replace(options or ReadOptions(), **changes), notes)
+    for note in notes:
+        warnings.warn(f"{path}: {note}", DataWarning, stacklevel=2)
+    return replace(found, notes=(*found.notes, *notes))
+
+
+def load_quietly(path: Path, options: ReadOptions, notes: list[str]) -> Volume | Picture:
+    """`load` for readers that warn themselves: what there is to warn of is added to `notes`.
+
+    DICOM warns by itself and brings its own notes.
+    """
     if path.is_dir():
         return _load_folder(path, options)
     with RegularFile(path) as source:
         data = source.peek(PEEK)
     if not _is_known(path, data) and is_dicom(path):
         return read_series(path, options=options)
-    notes: list[str] = []
-    found = _read(path, data, options, notes)
-    for note in notes:
-        warnings.warn(f"{path}: {note}", DataWarning, stacklevel=2)
-    return replace(found, notes=(*found.notes, *notes))
+    return _read(path, data, options, notes)
+
+
+def count_frames(path: str | Path) -> int:
+    """Volumes of a time series or one-hot stack, layers of a segmentation, pages of a picture."""
+    path = Path(path)
+    with RegularFile(path) as source:
+        data = source.peek(PEEK)
+    if is_picture(data):
+        return picture_frames(path)
+    if data.startswith(b"NRRD"):
+        return parse_axes(read_header(path)).count
+    if is_metaimage(data):
+        return metaimage_frames(path)
+    return nifti_frames(path)
 
 
 def _load_folder(path: Path, options: ReadOptions) -> Volume:

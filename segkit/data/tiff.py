@@ -46,6 +46,18 @@ def read_tiff(
         ) from error
 
 
+def tiff_pages(source: RegularFile) -> int:
+    """Number of pages."""
+    source.file.seek(0)
+    try:
+        with tifffile.TiffFile(source.file) as tiff:
+            return len(tiff.pages)
+    except DECODING_ERRORS as error:
+        raise InputError(
+            f"cannot be decoded ({error})", fix=COPY_AGAIN, path=source.path
+        ) from error
+
+
 def _check_extent(source: RegularFile, page: tifffile.TiffPage) -> None:
     """Refuse a page whose strips or tiles reach beyond the file."""
     ends = [
@@ -97,11 +109,10 @@ def _usable(
         array = array.astype(np.uint8) * 255
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if photometric == tifffile.PHOTOMETRIC.PALETTE and array.ndim == 2:
-        return (
-            array
-            if keeps_indices
-            else (page.colormap[:, array] >> 8).astype("u1").transpose(1, 2, 0)
-        )
+        if keeps_indices:
+            return array
+        table = np.array(page.colormap, dtype=np.uint16)  # [3 entries]
+        return (table >> 8).astype(np.uint8).T[array]
     if photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
         array = np.iinfo(array.dtype).max - array
     if array.ndim == 3 and array.shape[-1] in (2, 4):
