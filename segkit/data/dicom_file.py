@@ -30,7 +30,7 @@ PARSE_ERRORS = (
 """What pydicom and its decoders raise on damaged input."""
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
-_MAX_INFLATED = 1 << 30
+_MAX_INFLATED, _BLOCK = 1 << 30, 8192
 _VRS = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT OB OD OF OL OW PN SH SL SQ SS ST TM UC UI UL UN UR US "
     b"UT".split()
@@ -49,9 +49,9 @@ class BoundedFile(io.BufferedReader):
         self.size = os.fstat(raw.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read like a file, but a value must be there in full."""
-        # the parser itself asks for up to 12 bytes, or for the preamble, and looks at what it got
-        if size is not None and size > 12 and size != 128:
+        """Read like a file, but a large value must be there in full."""
+        # up to this size the parser reads blocks and looks at what it got
+        if size is not None and size > _BLOCK:
             self._check(self.tell() + size)
         return super().read(size)
 

@@ -84,7 +84,8 @@ def mask_to_stored_bits(
     bits, shift = encoding.bits_stored, encoding.high_bit + 1 - encoding.bits_stored
     if encoding.is_float or bits >= width:
         return pixels
-    values = pixels.view(f"u{pixels.dtype.itemsize}")
+    # big-endian files give big-endian arrays; the bits are those of native ones
+    values = pixels.astype(pixels.dtype.newbyteorder("=")).view(f"u{pixels.dtype.itemsize}")
     values = (values >> (shift if is_native else 0)) & ((1 << bits) - 1)
     if not encoding.is_signed:
         return values
@@ -147,9 +148,9 @@ def decode_file(path: str, frames: Sequence[Frame]) -> Iterator[np.ndarray]:
 def _frames_of(
     dataset: FileDataset, indices: Sequence[int], is_colour: bool
 ) -> Iterator[np.ndarray]:
-    # unused bits are removed here, where the high bit is known
-    options = {"raw": not is_colour, "correct_unused_bits": False}
-    for pixels in iter_pixels(dataset, indices=indices, **options):
+    # unused bits are removed by `mask_to_stored_bits`, which knows the high bit
+    decoded = iter_pixels(dataset, indices=indices, raw=not is_colour, correct_unused_bits=False)
+    for pixels in decoded:
         yield _grey(pixels, dataset) if is_colour else pixels
 
 
