@@ -163,10 +163,11 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: str | 
 
 
 def load_sam(modules: SamModules, path: str | Path, *, sha256: str | None = None) -> str:
-    """Load an official SAM file (or one in its key layout, such as MedSAM) and return its sha256.
+    """Load an official SAM file, or one in its key layout, and return its sha256.
 
     Both `.pth` and `.safetensors` are read. Models for other image sizes load the same file: the
-    native sizes are kept and resized in the forward pass.
+    native sizes are kept and resized in the forward pass. MedSAM's file has the same keys but
+    expects other pixel values; `segkit convert --from medsam` adapts it.
 
     Raises:
         CheckpointError: See `read_weights` and `load_strictly`.

@@ -2,5 +2,6 @@
 
 import segkit.torchvision_compat  # noqa: F401
 from segkit.decoders.base import Decoder as Decoder
+from segkit.decoders.first_mask import FirstMaskDecoder as FirstMaskDecoder
 from segkit.decoders.mask import MaskDecoder as MaskDecoder
 from segkit.decoders.query import QueryDecoder as QueryDecoder
