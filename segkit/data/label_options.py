@@ -72,7 +72,7 @@ class LabelOptions:
         },
     )
     colours: Mapping[Colour, int] = field(
-        default=NO_COLOURS,
+        default_factory=lambda: NO_COLOURS,
         metadata={
             "flag": "--colours",
             "help": "label values of colours, as RRGGBB=VALUE,...",
@@ -88,7 +88,7 @@ class LabelOptions:
         },
     )
     mapping: Mapping[int, int] = field(
-        default=NO_VALUES,
+        default_factory=lambda: NO_VALUES,
         metadata={
             "flag": "--map-labels",
             "help": "new label values, as OLD=NEW,...",
@@ -116,13 +116,15 @@ class LabelOptions:
 
 def add_label_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Offer each field of `LabelOptions` under its flag."""
+    defaults = LabelOptions()
     for option in fields(LabelOptions):
         about = option.metadata
         names = {"dest": option.name, "help": about["help"]}
         if about["parse"] is bool:
             parser.add_argument(about["flag"], action="store_true", **names)
         else:
-            parser.add_argument(about["flag"], type=about["parse"], default=option.default, **names)
+            names["default"] = getattr(defaults, option.name)
+            parser.add_argument(about["flag"], type=about["parse"], **names)
 
 
 def label_options_from(namespace: argparse.Namespace) -> LabelOptions:
