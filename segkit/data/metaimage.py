@@ -43,12 +43,12 @@ def read_metaimage(path: Path, options: ReadOptions, notes: list[str]) -> Volume
     """
     entries, start = _read_header(path)
     block, sizes = _block(entries, path)
-    check_frame(block, options, path)
     entry = entries["elementdatafile"]
     is_local = entry.upper() == "LOCAL"
     with RegularFile(path if is_local else data_file(path, entry)) as source:
         stream, block = _open(source, entries, block, start if is_local else 0, path)
         check_size(source, stream, block, notes)
+        check_frame(block, options, path)
         stream.skip(block.offset)
         array = read_block(source, stream, block, options.frame or 0, notes)
     i, j, k = (*sizes[:3], 1)[:3]

@@ -37,9 +37,9 @@ def read_nifti(path: Path, options: ReadOptions, notes: list[str]) -> Volume:
         header = parse_header(_read_fixed(stream), head_path, notes)
         _check_kind(header, head_path, data_path)
         block = header.block
-        check_frame(block, options, head_path)
         if data_path is None:
             check_size(head, stream, block, notes)
+            check_frame(block, options, head_path)
             area = _read_area(stream, header.offset - header.length)
             array = read_block(head, stream, block, options.frame or 0, notes)
         else:
@@ -133,6 +133,7 @@ def _read_partner(
     with RegularFile(path) as source:
         stream = _open_stream(source, notes, has_header=False)
         check_size(source, stream, block, notes)
+        check_frame(block, options, path)
         stream.skip(block.offset)
         return read_block(source, stream, block, options.frame or 0, notes)
 

@@ -179,11 +179,11 @@ def read_voxels(
 ) -> Shaped[np.ndarray, "..."]:
     """Voxels (k, j, i) of one frame; with `frame` None of all, as (k, j, i, frame)."""
     block, path = _block(header, axes), header.path
-    check_budget(path, block.frame_bytes, options.max_gb)
     entry = header.entries.get("datafile")
     with RegularFile(path if entry is None else data_file(path, entry)) as source:
         stream, block = _open(source, header, block, is_attached=entry is None)
         check_size(source, stream, block, notes)
+        check_budget(path, block.frame_bytes, options.max_gb)
         stream.skip(block.offset)
         array = read_block(source, stream, block, 0 if axes.side <= 0 else frame or 0, notes)
     array = to_native(array)
