@@ -1,3 +1,38 @@
-"""lightning."""
+"""Training with Lightning: one base module, two that override how a batch is predicted."""
 
 import segkit.torchvision_compat  # noqa: F401
+from segkit.lightning.automatic import AutomaticModule
+from segkit.lightning.average import WeightAverage
+from segkit.lightning.base import BatchPrediction, SegmentationModule
+from segkit.lightning.checkpoints import AtomicCheckpointIO, read_checkpoint, write_checkpoint
+from segkit.lightning.data import SegmentationData
+from segkit.lightning.finite import DivergedError, FiniteGuard
+from segkit.lightning.fit import FitResult, fit
+from segkit.lightning.interactive import Interaction, InteractiveModule
+from segkit.lightning.keeper import InterruptedRunError, RunKeeper
+from segkit.lightning.optimizer import OptimizerPlan
+from segkit.lightning.run_folder import RunFolder
+from segkit.lightning.seeding import is_first_process, seed_all
+
+__all__ = [
+    "AtomicCheckpointIO",
+    "AutomaticModule",
+    "BatchPrediction",
+    "DivergedError",
+    "FiniteGuard",
+    "FitResult",
+    "Interaction",
+    "InteractiveModule",
+    "InterruptedRunError",
+    "OptimizerPlan",
+    "RunFolder",
+    "RunKeeper",
+    "SegmentationData",
+    "SegmentationModule",
+    "WeightAverage",
+    "fit",
+    "is_first_process",
+    "read_checkpoint",
+    "seed_all",
+    "write_checkpoint",
+]

@@ -1,0 +1,1 @@
+"""Hydra configs of `segkit train` and `segkit eval`, read as package data."""

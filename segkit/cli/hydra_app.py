@@ -1,0 +1,149 @@
+"""Run a Hydra application behind `segkit`: arguments, closed lists, errors, one run folder."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from segkit.cli.targets import HYDRA, check_targets
+from segkit.errors import InputError
+
+CONFIGS = "pkg://segkit.configs"
+RUN_VARIABLE = "SEGKIT_RUN"
+"""Holds the folder of this run; the processes of one training inherit it."""
+
+_ANSWERS = {"--help", "-h", "--hydra-help", "--info", "-i", "-sc", "--shell-completion"}
+
+
+def run_hydra(name: str, task: Callable[[DictConfig], int], words: Sequence[str]) -> int:
+    """Compose `configs/<name>.yaml` with the overrides in `words` and call `task`.
+
+    Raises:
+        InputError: The config cannot be composed, or asks for what a config may not do.
+    """
+    register_resolvers()
+    codes: list[int] = []
+    arguments = sys.argv
+
+    def job(cfg: DictConfig) -> None:
+        sys.argv = arguments  # what a distributed training starts its other processes with
+        codes.append(task(cfg))
+
+    try:
+        if not _ANSWERS & {word.partition("=")[0] for word in words}:
+            _check_hydra_node(name, words)
+        with _arguments([arguments[0], *words]):
+            hydra.main(version_base="1.3", config_path=CONFIGS, config_name=name)(job)()
+    except MissingMandatoryValue as error:
+        key = str(error).partition("full_key:")[2].split()[:1] or [str(error).split()[-1]]
+        raise InputError(f"{key[0]} has no value", fix=f"add {key[0]}=VALUE") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_message(error), fix=f"see `segkit {name} --help`") from error
+    except SystemExit as stop:  # Hydra's parser has printed usage
+        return int(stop.code or 0)
+    finally:
+        os.environ.pop(RUN_VARIABLE, None)
+    return max(codes, default=0)
+
+
+def register_resolvers() -> None:
+    """Offer `run_folder`, and keep configs away from the environment."""
+    OmegaConf.register_new_resolver("oc.env", _refuse_environment, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+
+
+def run_folder(root: str, name: str, ckpt_path: str | None = None) -> str:
+    """Folder of this run: a new one by time, or the newest with a checkpoint for "last".
+
+    The answer is the same in every process of one training.
+
+    Raises:
+        InputError: There is nothing to resume, or the processes were started one by one.
+    """
+    if known := os.environ.get(RUN_VARIABLE):
+        return known
+    parent = Path(root) / name
+    if ckpt_path == "last":
+        runs = sorted(path.parents[1] for path in parent.glob("*/checkpoints/last.ckpt"))
+        if not runs:
+            raise InputError(
+                "there is no run to resume",
+                path=parent,
+                fix="name its folder with run=PATH, or leave ckpt_path out to start",
+                code="nothing_to_resume",
+            )
+        folder = runs[-1]
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "processes that were started one by one cannot agree on a new folder",
+            fix="name it with run=PATH",
+        )
+    else:
+        folder = parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    os.environ[RUN_VARIABLE] = str(folder)
+    return str(folder)
+
+
+def _refuse_environment(*arguments: Any) -> str:
+    raise InputError(
+        f"a config may not read the environment (oc.env: {arguments[0] if arguments else ''})",
+        fix="pass the value on the command line",
+        code="environment",
+    )
+
+
+def _check_hydra_node(name: str, words: Sequence[str]) -> None:
+    """Check what Hydra itself would build or set before the application is called."""
+    args = get_args_parser().parse_args(list(words))
+    overrides = list(_first_values(args.overrides))
+    if args.config_dir:
+        overrides.append(f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]")
+    with hydra.initialize_config_module("segkit.configs", version_base="1.3"):
+        cfg = hydra.compose(args.config_name or name, overrides, return_hydra_config=True)
+    node: Any = OmegaConf.to_container(cfg.hydra, resolve=False)
+    check_targets({"hydra": node}, HYDRA)
+    if node["job"]["env_set"]:
+        raise InputError(
+            "hydra.job.env_set is not allowed in a config", fix="set variables in the shell"
+        )
+
+
+def _first_values(overrides: Sequence[str]) -> Iterator[str]:
+    """The overrides, of a sweep with its first value."""
+    parser = OverridesParser.create()
+    for word in overrides:
+        override = parser.parse_override(word)
+        if override.is_sweep_override():
+            value = next(iter(override.sweep_string_iterator()))
+            word = f"{override.get_key_element()}={value}"
+        yield word
+
+
+@contextmanager
+def _arguments(words: list[str]) -> Iterator[None]:
+    """Let Hydra parse `words`, and raise instead of printing a trimmed traceback."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            os.environ.pop("HYDRA_FULL_ERROR")
+
+
+def _message(error: BaseException) -> str:
+    """First lines of a message of Hydra or OmegaConf, in one paragraph."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
+    return " ".join(kept[:6])

@@ -1,0 +1,130 @@
+"""Train a promptable model with a simulated user who clicks, draws boxes and corrects."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from typing_extensions import override
+
+from segkit.data.batches import ImageBatch
+from segkit.lightning.base import BatchPrediction, Loss, SegmentationModule
+from segkit.lightning.finite import FiniteGuard
+from segkit.lightning.optimizer import OptimizerPlan
+from segkit.models.segmenter import Segmenter, upsample
+from segkit.prompts import simulate
+from segkit.typing import Features, MaskPrediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interaction:
+    """What the simulated user does.
+
+    Each batch starts with boxes with probability `box_share`, otherwise with one click per object,
+    which asks for alternatives. `rounds` counts the start; each later round adds a click in the
+    largest error and, with `mask_feedback`, the logits so far. `jitter` is the standard deviation
+    of the sides of a box as a share of its extent. Up to `max_objects` per image are trained at
+    once: classes, or with `instances` the instance ids a data set yields.
+    """
+
+    box_share: float = 0.5
+    rounds: int = 3
+    max_objects: int = 4
+    jitter: float = 0.1
+    mask_feedback: bool = True
+    instances: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.box_share <= 1:
+            raise ValueError(f"box_share must lie in [0, 1], got {self.box_share}")
+        for name in ("rounds", "max_objects"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.jitter < 0:
+            raise ValueError(f"jitter must be >= 0, got {self.jitter}")
+
+
+class InteractiveModule(SegmentationModule):
+    """Several objects per image, prompted and corrected over several rounds.
+
+    The image is encoded once per step; every round decodes all objects in one batch. Images
+    without an object contribute nothing.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        loss: Loss,
+        *,
+        optimizer: OptimizerPlan | None = None,
+        labels: Mapping[int, str] | None = None,
+        iou_weight: float = 1.0,
+        guard: FiniteGuard | None = None,
+        seed: int = 0,
+        interaction: Interaction | None = None,
+    ) -> None:
+        super().__init__(
+            segmenter,
+            loss,
+            optimizer=optimizer,
+            labels=labels,
+            iou_weight=iou_weight,
+            guard=guard,
+            seed=seed,
+        )
+        if segmenter.is_automatic:
+            raise ValueError("InteractiveModule needs a promptable model; build it without classes")
+        self.interaction = interaction or Interaction()
+
+    @override
+    def predict_batch(self, batch: ImageBatch, generator: Generator) -> BatchPrediction:
+        classes = None if self.interaction.instances else list(self.labels)
+        objects = simulate.sample_objects(
+            batch.mask, classes, self.interaction.max_objects, generator
+        )
+        values = objects.values.clamp(max=1) if self.interaction.instances else objects.values
+        rounds: tuple[MaskPrediction, ...] = ()
+        if len(objects.masks):
+            rounds = self._converse(self.segmenter.encode(batch.image), objects, generator)
+        target = objects.masks[:, None].float()
+        return BatchPrediction(rounds, target, objects.image_index, values)
+
+    @override
+    def label_maps(self, prediction: BatchPrediction, batch: ImageBatch) -> tuple[Tensor, Tensor]:
+        found, truth = torch.zeros_like(batch.mask), torch.zeros_like(batch.mask)
+        index, classes = prediction.image_index, prediction.classes
+        if not prediction.rounds or index is None or classes is None:
+            return found, truth
+        size = (batch.mask.shape[1], batch.mask.shape[2])
+        logits = upsample(prediction.rounds[-1].best().logits.float(), size)[:, 0]
+        surest = torch.zeros_like(batch.mask, dtype=logits.dtype)
+        for row, (image, value) in enumerate(zip(index.tolist(), classes.tolist(), strict=True)):
+            is_surest = logits[row] > surest[image]
+            found[image][is_surest] = value
+            surest[image] = torch.maximum(surest[image], logits[row])
+            truth[image][prediction.target[row, 0] > 0] = value
+        return found, truth
+
+    def _converse(
+        self, features: Features, objects: simulate.Objects, generator: Generator
+    ) -> tuple[MaskPrediction, ...]:
+        """Prompt, look at the largest error, correct; return the prediction of every round."""
+        plan = self.interaction
+        starts_with_box = bool(torch.rand((), generator=generator) < plan.box_share)
+        prompts = simulate.first_prompts(
+            objects.masks,
+            generator,
+            box_share=float(starts_with_box),
+            jitter=plan.jitter,
+            image_index=objects.image_index,
+        )
+        rounds: list[MaskPrediction] = []
+        for index in range(plan.rounds):
+            is_ambiguous = index == 0 and not starts_with_box
+            rounds.append(self.segmenter.decode(features, prompts, multimask=is_ambiguous))
+            if index + 1 < plan.rounds:
+                best = rounds[-1].best().logits.detach()
+                found = upsample(best.float(), features.grid.size)[:, 0] > 0
+                click = simulate.next_click(found, objects.masks, generator)
+                prompts = simulate.extend(prompts, click, best if plan.mask_feedback else None)
+        return tuple(rounds)
