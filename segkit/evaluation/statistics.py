@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from segkit.errors import InputError
+
 Method = Literal["percentile", "bca"]
 
 
@@ -24,11 +26,11 @@ class Resampling:
 
     def __post_init__(self) -> None:
         if self.resamples < 100:
-            raise ValueError(f"resamples must be >= 100, got {self.resamples}; 2000 is usual")
+            raise InputError(f"resamples must be >= 100, got {self.resamples}; 2000 is usual")
         if not 0 < self.level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {self.level}")
+            raise InputError(f"level must lie between 0 and 1, got {self.level}")
         if self.method not in get_args(Method):
-            raise ValueError(f"method must be one of {get_args(Method)}, got {self.method!r}")
+            raise InputError(f"method must be one of {get_args(Method)}, got {self.method!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,139 @@
+"""The rows of a result table: the adapted model, the frozen one, and trivial answers."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer
+
+from segkit.data.preprocess import InputSpec
+from segkit.errors import InputError
+from segkit.evaluation.baselines import EllipseInBox, LocationPrior
+from segkit.evaluation.oracle import OracleProtocol
+from segkit.evaluation.prompted import OraclePredictor
+from segkit.evaluation.samples import Sample
+from segkit.evaluation.settings import EvaluationSettings
+from segkit.models.build import BUILDERS
+from segkit.models.info import ModelInfo
+from segkit.predictors.base import Predictor
+
+ZERO_SHOT, ADAPTED = "zero_shot", "adapted"
+AUTOMATIC_PROMPT = "none (automatic)"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method: `predict` returns a label map on the grid of the sample.
+
+    `prompt` says in words what the method is told, `is_oracle` whether that comes from the
+    reference, `note` what a reader must know to compare it.
+    """
+
+    name: str
+    title: str
+    predict: Callable[[Sample], Integer[np.ndarray, "*shape"]]
+    prompt: str
+    is_oracle: bool
+    note: str = ""
+
+
+def model_rows(
+    predictor: Predictor,
+    settings: EvaluationSettings,
+    *,
+    checkpoint: str | Path | None = None,
+    labels: Mapping[int, str] | None = None,
+) -> list[Row]:
+    """Rows of the frozen backbone and of the model, in this order; a bare model has one row.
+
+    `checkpoint` is the weight file of a backbone that does not ship with the package, `labels` the
+    classes of a data set where the model names none.
+
+    Raises:
+        InputError: The model has no description, or neither it nor the caller names classes.
+    """
+    info = predictor.info
+    labels = (predictor.labels or labels) if info is not None else labels
+    if not labels:
+        raise InputError("no classes to evaluate", fix="name them with labels={1: 'name'}")
+    if info is None:
+        return [_oracle_row(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)]
+    frozen = _oracle_row(
+        ZERO_SHOT, "Zero-shot (frozen)", _frozen(info, predictor, checkpoint), labels, settings
+    )
+    if not predictor.segmenter.is_automatic:
+        adapted = _oracle_row(ADAPTED, "Adapted", predictor, labels, settings)
+        return [frozen, adapted]
+    note = (
+        "a frozen backbone has no automatic mode; it is given the oracle prompt, which the "
+        "adapted row does without"
+    )
+    adapted = Row(
+        ADAPTED,
+        "Adapted",
+        lambda sample: predictor.segment(sample.source),
+        AUTOMATIC_PROMPT,
+        is_oracle=False,
+    )
+    return [replace(frozen, note=note), adapted]
+
+
+def baseline_rows(
+    settings: EvaluationSettings,
+    labels: Mapping[int, str],
+    spec: InputSpec,
+    training: Iterable[Sample] | None,
+    *,
+    is_automatic: bool,
+) -> list[Row]:
+    """Trivial rows that were asked for; the location prior needs `training` references."""
+    rows = []
+    if "box_ellipse" in settings.baselines:
+        protocol = replace(settings.protocol, kind="box", jitter=0.0)
+        ellipse = EllipseInBox(labels, spec, protocol)
+        rows.append(
+            Row(
+                "box_ellipse",
+                "Ellipse in the oracle box",
+                ellipse,
+                protocol.describe(),
+                is_oracle=True,
+                note="never looks at the image: what the box alone gives away",
+            )
+        )
+    if "location_prior" in settings.baselines and is_automatic and training is not None:
+        prior = LocationPrior.fit(training, labels, spec)
+        rows.append(
+            Row(
+                "location_prior",
+                "Location prior",
+                prior,
+                "none (mean training mask in the model frame)",
+                is_oracle=False,
+                note="never looks at the image: what the position alone gives away",
+            )
+        )
+    return rows
+
+
+def _oracle_row(
+    name: str,
+    title: str,
+    predictor: Predictor,
+    labels: Mapping[int, str],
+    settings: EvaluationSettings,
+) -> Row:
+    protocol: OracleProtocol = settings.protocol
+    if name == ZERO_SHOT and predictor.info is not None:
+        title = f"{title[:-1]}, {predictor.info.input.size} px)"
+    oracle = OraclePredictor(predictor, dict(labels), protocol, settings.seed)
+    return Row(name, title, oracle, protocol.describe(), is_oracle=True)
+
+
+def _frozen(info: ModelInfo, adapted: Predictor, checkpoint: str | Path | None) -> Predictor:
+    """The backbone of a model without its adapter, its mask decoder as pretrained."""
+    origin = info.recipe.backbone
+    segmenter = BUILDERS[origin.name](checkpoint=checkpoint, image_size=origin.image_size)
+    frozen = ModelInfo.of(segmenter, labels=info.labels, input=info.input)
+    return Predictor(segmenter, frozen, device=str(adapted.device))

@@ -1,0 +1,157 @@
+"""Evaluate a run on the cases of a split: adapted and zero-shot side by side, with baselines."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segkit.data.cases import Case
+from segkit.data.datamodule import SampleSpec
+from segkit.data.datasets import Dataset, find_cases
+from segkit.data.splits import SplitSpec
+from segkit.evaluation.cohort import common_labels, labelled_cases, spread
+from segkit.evaluation.examples import Example, choose_cases, make_example
+from segkit.evaluation.measuring import measure, peak_memory_mb
+from segkit.evaluation.report import write_report
+from segkit.evaluation.results import write_tables
+from segkit.evaluation.robustness import robustness
+from segkit.evaluation.rows import ADAPTED, ZERO_SHOT, Row, baseline_rows, model_rows
+from segkit.evaluation.run_record import RunRecord
+from segkit.evaluation.samples import Progress, SampleReader
+from segkit.evaluation.scores import ScoreTable
+from segkit.evaluation.settings import EvaluationSettings
+from segkit.evaluation.summary import FORMAT, facts, model_name, tables
+from segkit.predictors.base import Predictor
+
+_PRIOR_CASES = 200
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What an evaluation found: `summary` as in `summary.json`, all scores, and the folder."""
+
+    summary: dict[str, Any]
+    table: ScoreTable
+    folder: Path | None
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path | Dataset,
+    *,
+    split: str = "test",
+    out: str | Path | None = None,
+    settings: EvaluationSettings | None = None,
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    splits: SplitSpec | None = None,
+    samples: SampleSpec | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a run folder, an adapter file or a bare model; every case on its own grid.
+
+    Results go to `out`, for a run folder by default to `eval/<split>` in it: `summary.json`,
+    `cases.csv` (the model), `comparison.csv` (all rows), `report.html` and `figures/`. Nothing is
+    written for other models without `out`. `checkpoint` is the weight file of a backbone that does
+    not ship with the package. `splits` says how "train" and "val" were divided in training and
+    `samples` how files were read then (channel, instances, label options).
+    `progress` is called with the cases done and all cases.
+
+    Raises:
+        InputError: The split has no labelled cases, or its classes are not those of the model.
+        CheckpointError: The model cannot be loaded.
+    """
+    settings = settings or EvaluationSettings()
+    dataset = data if isinstance(data, Dataset) else find_cases(data)
+    cases = labelled_cases(dataset, split, splits, settings.limit)
+    predictor = Predictor.from_pretrained(model, checkpoint=checkpoint, device=device)
+    reader = SampleReader(
+        common_labels(predictor, dataset),
+        dataset.channels,
+        samples or SampleSpec(),
+        is_hashed=settings.case_names == "hash",
+    )
+    rows = _rows(predictor, settings, reader, dataset, checkpoint)
+    head = {"format": FORMAT, "model": model_name(predictor, str(model)), "split": split}
+    study = _Study(predictor, rows, reader, cases, settings)
+    summary, table = study.run(progress)
+    folder = _folder(model, out, split)
+    if folder is not None:
+        run = RunRecord.read(Path(model)) if Path(model).is_dir() else None
+        write_tables(folder, head | summary, table)
+        write_report(folder, head | summary, table, study.examples(table), run=run)
+    return Evaluation(head | summary, table, folder)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Study:
+    """Rows and cases of one evaluation."""
+
+    predictor: Predictor
+    rows: Sequence[Row]
+    reader: SampleReader
+    cases: Sequence[Case]
+    settings: EvaluationSettings
+
+    def run(self, progress: Progress | None) -> tuple[dict[str, Any], ScoreTable]:
+        """Measure all rows on all cases; everything of `summary.json` but its head."""
+        start = time.perf_counter()
+        samples = self.reader.all(self.cases, progress)
+        measured = measure(self.rows, samples, self.reader.labels, self.settings.scoring)
+        curves = self._robustness()
+        summary = {
+            "cases": len(self.cases),
+            **tables(measured, self.rows, self.settings),
+            "robustness": curves,
+            "timing": {
+                "seconds_per_case": measured.clock.to_dict(),
+                "total_seconds": round(time.perf_counter() - start, 3),
+                "peak_memory_mb": peak_memory_mb(self.predictor.device),
+            },
+            "facts": facts(self.predictor),
+        }
+        return summary, measured.table
+
+    def examples(self, table: ScoreTable) -> list[Example]:
+        """Predict the best, the median and the worst case once more, to draw them."""
+        rows = [row for row in self.rows if row.name in (ZERO_SHOT, ADAPTED)]
+        by_name = {self.reader.name(case): case for case in self.cases}
+        return [
+            make_example(place, self.reader.read(by_name[name]), rows, table)
+            for place, name in choose_cases(table, rows[-1].name).items()
+        ]
+
+    def _robustness(self) -> dict[str, Any]:
+        plan = self.settings.robustness
+        if plan.cases == 0 or self.predictor.segmenter.is_automatic:
+            return {}
+        chosen = spread(self.cases, plan.cases)
+        return robustness(self.rows, list(self.reader.all(chosen)), plan)
+
+
+def _rows(
+    predictor: Predictor,
+    settings: EvaluationSettings,
+    reader: SampleReader,
+    dataset: Dataset,
+    checkpoint: str | Path | None,
+) -> list[Row]:
+    """The model beside its frozen backbone, then the trivial answers."""
+    found = model_rows(predictor, settings, checkpoint=checkpoint, labels=reader.labels)
+    if predictor.info is None:
+        return found
+    training = [case for case in dataset.cases.get("train", ()) if case.label is not None]
+    return found + baseline_rows(
+        settings,
+        reader.labels,
+        predictor.info.input,
+        reader.all(spread(training, _PRIOR_CASES)) if training else None,
+        is_automatic=predictor.segmenter.is_automatic,
+    )
+
+
+def _folder(model: str | Path, out: str | Path | None, split: str) -> Path | None:
+    if out is not None:
+        return Path(out)
+    return Path(model) / "eval" / split if Path(model).is_dir() else None
