@@ -80,14 +80,14 @@ def _read_header(path: Path) -> tuple[Mapping[str, str], int]:
         end = data.find(b"\n", position)
         line = data[position : end if end >= 0 else len(data)].decode("utf-8", errors="replace")
         name, sign, value = line.partition("=")
-        if line.strip() and not sign:
-            raise InputError(f"MetaImage header with the line {line[:60]!r}", fix=EXPORT, path=path)
         if sign:
             entries[name.strip().lower()] = value.strip()
         if end < 0 and "elementdatafile" not in entries:
             raise InputError(
                 "truncated: ends inside its header", fix="copy the file again", path=path
             )
+        if line.strip() and not sign:
+            raise InputError(f"MetaImage header with the line {line[:60]!r}", fix=EXPORT, path=path)
         position = end + 1 if end >= 0 else len(data)
     if not entries["elementdatafile"]:
         raise InputError("ElementDataFile is empty", fix=EXPORT, path=path)

@@ -13,7 +13,7 @@ from segkit.data.nifti_header import LAYOUTS
 from segkit.data.volume import Volume
 
 CODES = {"uint8": 2, "uint16": 512, "uint32": 768, "uint64": 1280}
-CARET = 30  # registered code of the extension
+EXTENSION_CODE = 0  # as TotalSegmentator; nibabel cannot show the registered code 30 (Caret)
 LABEL_INTENT = 1002
 MILLIMETRE = 2
 SCANNER = 1
@@ -90,7 +90,7 @@ def _extension(labels: Mapping[int, str]) -> bytes:
         return b""
     content = caret_table(labels)
     size = -(-(len(content) + 8) // 16) * 16
-    head = size.to_bytes(4, "little") + CARET.to_bytes(4, "little")
+    head = size.to_bytes(4, "little") + EXTENSION_CODE.to_bytes(4, "little")
     return head + content.ljust(size - 8, b"\0")
 
 
@@ -115,16 +115,15 @@ def _repaired(frame: NiftiFrame) -> NiftiFrame:
     pixdim = frame.pixdim
     if not frame.has_pixdim:
         pixdim = (1.0, float(steps[0]), float(steps[1]), float(steps[2]))
-    sform_code = frame.sform_code if frame.fault("sform") is None else 0
-    qform_code = frame.qform_code if frame.fault("qform") is None else 0
+    has_qform = bool(np.isfinite([*frame.quatern, *frame.qoffset]).all())
     return NiftiFrame(
         frame.version,
-        frame.sform if sform_code else np.zeros((3, 4)),
-        sform_code,
-        frame.quatern if qform_code else (0.0, 0.0, 0.0),
-        frame.qoffset if qform_code else (0.0, 0.0, 0.0),
+        np.nan_to_num(frame.sform, posinf=0, neginf=0),
+        frame.sform_code if frame.fault("sform") is None else 0,
+        frame.quatern if has_qform else (0.0, 0.0, 0.0),
+        frame.qoffset if has_qform else (0.0, 0.0, 0.0),
         pixdim,
-        qform_code,
+        frame.qform_code if frame.fault("qform") is None else 0,
         frame.units,
     )
 

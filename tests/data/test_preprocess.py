@@ -217,14 +217,8 @@ def test_memory_stays_bounded_by_slices() -> None:
 
 
 def test_spec_survives_json() -> None:
-    import json
-
-    for spec in (
-        InputSpec(),
-        InputSpec(
-            2, 64, "windows", Intensity("window", windows=((0, 1), (1, 2), (2, 3))), "LPS", 1
-        ),
-    ):
+    windows = Intensity("window", windows=((0, 1), (1, 2), (2, 3)))
+    for spec in (InputSpec(), InputSpec(2, 64, "windows", windows, "LPS", 1)):
         text = json.dumps(spec.to_dict())
         assert InputSpec.from_dict(json.loads(text)) == spec
 
