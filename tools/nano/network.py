@@ -12,7 +12,13 @@ from segkit.backbones.sam_modules import SamModules
 
 
 def initialise(modules: SamModules, seed: int) -> None:
-    """Draw all weights from `seed`; the position embedding starts as sines and cosines."""
+    """Draw all weights from `seed`; places start out comparable.
+
+    The encoder's position embedding starts as sines and cosines. In the decoder's attention
+    between prompts and image, queries and keys start with the same projection, so that equal
+    places attend to each other from the first step. Image features start faint, so that what
+    they show is added to what the prompt alone says.
+    """
     torch.manual_seed(seed)
     for module in modules.image_encoder.modules():
         if isinstance(module, nn.Linear):
@@ -33,10 +39,28 @@ def initialise(modules: SamModules, seed: int) -> None:
     )
     with torch.no_grad():
         table.copy_(0.2 * waves[None])
+        modules.image_encoder.neck[-1].weight.fill_(0.2)
+        transformer = modules.mask_decoder.transformer
+        crossings = [transformer.final_attn_token_to_image]
+        for layer in transformer.layers:
+            crossings += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+        for attention in crossings:
+            attention.q_proj.weight.mul_(2.5)
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
+            attention.q_proj.bias.zero_()
+            attention.k_proj.bias.zero_()
 
 
 def encode(modules: SamModules, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n c rows cols"]:
-    """Encode images with values 0 to 255; equal to upstream's encoder, with fused attention."""
+    """Encode images with values 0 to 255; equal to upstream's encoder, with fused attention.
+
+    Raises:
+        ValueError: the sizes ask for relative positions, which fused attention leaves out.
+    """
+    if modules.sizes.rel_pos:
+        raise ValueError(
+            f"this recipe has no relative positions, {modules.sizes.name} asks for them"
+        )
     encoder = modules.image_encoder
     tokens = encoder.patch_embed((pixels - modules.pixel_mean) / modules.pixel_std)
     tokens = tokens + encoder.pos_embed

@@ -20,9 +20,11 @@ class Batch:
     owner: Int64[np.ndarray, " objects"]
 
 
-def draw_batch(seed: tuple[int, ...], images: int, objects: int, smallest: float) -> Batch:
+def draw_batch(
+    seed: tuple[int, ...], images: int, objects: int, smallest: float, size: int = 256
+) -> Batch:
     """Pictures from `seed`, each with `objects` targets of at least `smallest` of its area."""
-    pictures = [phantom_picture((*seed, index)) for index in range(images)]
+    pictures = [phantom_picture((*seed, index), size) for index in range(images)]
     rng = np.random.default_rng((*seed, images))
     masks = [mask for item in pictures for mask in _choose(rng, item, objects, smallest)]
     return Batch(

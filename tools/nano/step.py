@@ -12,8 +12,6 @@ from segkit.backbones.sam_modules import SamModules
 from tools.nano.network import decode, encode
 from tools.nano.objects import Batch, box_of, draw_batch, first_click, next_click
 
-CELL = 4  # input pixels per mask pixel
-
 
 @dataclass(slots=True)
 class Marks:
@@ -21,6 +19,7 @@ class Marks:
 
     points: Float[Tensor, "objects points 2"]
     labels: Tensor
+    size: int  # of the image, in pixels
     previous: Float[Tensor, "objects 1 h w"] | None = None
 
     def add(self, points: np.ndarray, labels: np.ndarray) -> None:
@@ -29,10 +28,11 @@ class Marks:
         self.labels = torch.cat([self.labels, torch.from_numpy(labels)], 1)
 
 
-def tensors(batch: Batch) -> tuple[Tensor, Tensor]:
+def tensors(batch: Batch, modules: SamModules) -> tuple[Tensor, Tensor]:
     """Pixels [n 3 h w] and the covered share of each mask pixel [objects h w]."""
     pixels = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float()
-    return pixels, F.avg_pool2d(torch.from_numpy(batch.masks).float()[:, None], CELL)[:, 0]
+    cell = modules.sizes.patch_size // 4  # input pixels per mask pixel
+    return pixels, F.avg_pool2d(torch.from_numpy(batch.masks).float()[:, None], cell)[:, 0]
 
 
 def solid(target: Float[Tensor, "objects h w"]) -> Tensor:
@@ -50,13 +50,14 @@ def first_marks(rng: np.random.Generator, batch: Batch, boxes: np.ndarray, exact
             points[index], labels[index] = box_of(rng, mask, jitter), (2, 3)
         else:
             points[index, 0] = first_click(rng, mask, exact or rng.random() < 0.6)
-    return Marks(torch.from_numpy(points), torch.from_numpy(labels))
+    return Marks(torch.from_numpy(points), torch.from_numpy(labels), batch.masks.shape[-1])
 
 
 def correct(
     rng: np.random.Generator, marks: Marks, logits: Tensor, truth: Tensor, clicks: int, exact: bool
 ) -> None:
     """Append `clicks` corrections of the mask `logits` to each object, and the mask itself."""
+    cell = marks.size / logits.shape[-1]
     guess, wanted = (logits > 0).numpy(), truth.numpy()
     points = np.zeros((len(guess), clicks, 2), np.float32)
     labels = np.zeros((len(guess), clicks), np.int64)
@@ -64,8 +65,8 @@ def correct(
         for click in range(clicks):
             central = exact or (click == 0 and rng.random() < 0.6)
             col, row, label = next_click(rng, guess[index], wanted[index], central)
-            inside = 1.5 if exact else rng.uniform(0, CELL - 1, 2)
-            points[index, click] = CELL * np.array([col, row]) + inside
+            inside = (cell - 1) / 2 if exact else rng.uniform(0, cell - 1, 2)
+            points[index, click] = cell * np.array([col, row]) + inside
             labels[index, click] = label
     marks.add(points, labels)
     marks.previous = logits[:, None].detach()
@@ -97,12 +98,19 @@ def overlap(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def batch_loss(
-    modules: SamModules, batch: Batch, rng: np.random.Generator, progress: float
+    modules: SamModules, batch: Batch, rng: np.random.Generator, progress: float, blind: bool
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss over two or three rounds: a click or a box, then corrections of the mask so far."""
-    pixels, target = tensors(batch)
+    """Loss over two or three rounds: a click or a box, then corrections of the mask so far.
+
+    A `blind` step skips the encoder: the decoder learns what a prompt alone says about a mask.
+    """
+    pixels, target = tensors(batch, modules)
     truth = solid(target)
-    features = encode(modules, pixels)[torch.from_numpy(batch.owner)]
+    if blind:
+        cells = modules.sizes.image_size // modules.sizes.patch_size
+        features = pixels.new_zeros(len(target), modules.sizes.out_dim, cells, cells)
+    else:
+        features = encode(modules, pixels)[torch.from_numpy(batch.owner)]
     boxes = rng.random(len(target)) < 0.5
     marks = first_marks(rng, batch, boxes, exact=False)
     balance = 1 - 0.5 * min(progress / 0.5, 1)
@@ -130,13 +138,13 @@ def batch_loss(
 
 
 @torch.no_grad()
-def validate(modules: SamModules, images: int = 48) -> dict[str, float]:
+def validate(modules: SamModules, images: int = 32) -> dict[str, float]:
     """Mean Dice on fixed generated pictures: 1, 3 and 5 central clicks, and an exact box."""
     scores: dict[str, list[Tensor]] = {}
     rng = np.random.default_rng(0)
     for start in range(0, images, 8):
-        batch = draw_batch((999_983, start), 8, 2, 0.002)
-        pixels, target = tensors(batch)
+        batch = draw_batch((999_983, start), 8, 2, 0.002, modules.sizes.image_size)
+        pixels, target = tensors(batch, modules)
         truth = solid(target)
         features = encode(modules, pixels)[torch.from_numpy(batch.owner)]
 

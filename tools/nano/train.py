@@ -30,11 +30,13 @@ class Plan:
 
     model: str = "nano"
     seed: int = 1
-    images: int = 6
+    blind_images: int = 6
+    images: int = 3
     objects: int = 4
     rate: float = 5e-4
     decay: float = 0.05
-    warmup: int = 200
+    warmup: int = 100
+    blind: int = 250
 
 
 class Training:
@@ -54,20 +56,32 @@ class Training:
         self.step = 0
         self.seconds = 0.0
 
+    @property
+    def images(self) -> int:
+        """Pictures drawn so far."""
+        blind = min(self.step, self.plan.blind)
+        return blind * self.plan.blind_images + (self.step - blind) * self.plan.images
+
     def rate(self, progress: float) -> float:
-        """Learning rate: linear warm-up by steps, then a cosine down to one hundredth."""
+        """Learning rate: a cosine down to one hundredth; the encoder's start is warmed up too."""
+        blind = self.step < self.plan.blind
+        since = self.step if blind else self.step - self.plan.blind
         cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-        return self.plan.rate * min((self.step + 1) / self.plan.warmup, 1) * cosine
+        return self.plan.rate * min((since + 1) / self.plan.warmup, 1) * cosine
 
     def advance(self, progress: float) -> dict[str, float]:
         """One optimiser step at `progress` (0 to 1) of the whole run; returns the losses."""
         plan, started = self.plan, time.monotonic()
-        smallest = 0.02 * (0.04 ** min(progress / 0.35, 1))
-        batch = draw_batch((plan.seed, self.step), plan.images, plan.objects, smallest)
+        smallest = 0.03 * (0.03 ** min(progress / 0.35, 1))
+        blind = self.step < plan.blind
+        images = plan.blind_images if blind else plan.images
+        batch = draw_batch(
+            (plan.seed, self.step), images, plan.objects, smallest, SIZES[plan.model].image_size
+        )
         rng = np.random.default_rng((plan.seed, self.step, 77))
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(progress)
-        loss, facts = batch_loss(self.modules, batch, rng, progress)
+        loss, facts = batch_loss(self.modules, batch, rng, progress, blind)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         facts["norm"] = float(torch.nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0))
@@ -88,6 +102,7 @@ class Training:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "images": self.images,
             "seconds": self.seconds,
         }
         part = path.with_suffix(".part")
@@ -137,7 +152,7 @@ def note(training: Training, out: Path, recent: list[dict[str, float]], progress
     line = {
         "minutes": round(training.seconds / 60, 2),
         "step": training.step,
-        "images": training.step * training.plan.images,
+        "images": training.images,
         "rate": training.rate(progress),
         **losses,
         "dice": {name: round(score, 4) for name, score in validate(training.average).items()},
