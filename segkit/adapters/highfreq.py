@@ -13,6 +13,7 @@ from segkit.adapters.base import Adapter, Compat, require_compat
 from segkit.kernels.highpass import high_pass
 from segkit.typing import BackboneSpec, Grid, Image, Tokens
 
+Inner = Float[Tensor, "n rows cols inner"]
 _AUTHORS = (32, 0.25)
 
 
@@ -53,7 +54,7 @@ class HighFrequency(Adapter):
         self._initialise()
 
     @override
-    def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> Tokens:
+    def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> Inner:
         high = high_pass(image, self._half(image.shape[-2:])).to(tokens.dtype)
         return self.patches(high).permute(0, 2, 3, 1) + self.embedding(self._vectors(tokens))
 
@@ -61,7 +62,7 @@ class HighFrequency(Adapter):
     def before(self, index: int, tokens: Tokens, state: Any) -> Tokens:
         return tokens + self.prompt(index, state)
 
-    def prompt(self, index: int, features: Tokens) -> Tokens:
+    def prompt(self, index: int, features: Inner) -> Tokens:
         """What is added to the input of block `index`."""
         return self.up(F.gelu(self.light[index](features)))
 
@@ -71,7 +72,7 @@ class HighFrequency(Adapter):
             return (int(math.sqrt(h * w * self.rate) // 2),) * 2
         return int(h * math.sqrt(self.rate) / 2), int(w * math.sqrt(self.rate) / 2)
 
-    def _vectors(self, tokens: Tokens) -> Float[Tensor, "n rows cols dim"]:
+    def _vectors(self, tokens: Tokens) -> Tokens:
         if self.compat is None:
             return tokens
         n, h, w, dim = tokens.shape

@@ -206,7 +206,9 @@ def _eye(size: int, like: Tensor) -> Float[Tensor, "size size"]:
     return torch.eye(size, dtype=like.dtype, device=like.device)
 
 
-def _resized(positions: Tokens, size: tuple[int, int]) -> Tokens:
+def _resized(
+    positions: Float[Tensor, "1 rows cols dim"], size: tuple[int, int]
+) -> Float[Tensor, "1 h w dim"]:
     """Resize the position embedding to a token grid; the native grid gets it untouched."""
     if positions.shape[1:3] == size:
         return positions
