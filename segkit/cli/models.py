@@ -1,0 +1,165 @@
+"""`segkit models`: what models, adapters, decoders and methods are known here."""
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import segkit.models.weights as official
+from segkit.backbones.sam_modules import SIZES
+from segkit.models.build import BUILDERS
+from segkit.models.methods import METHODS, PUBLISHED, building_blocks, describe
+from segkit.models.weights import OFFICIAL, local_file
+
+EXAMPLE = """examples:
+  segkit models
+  segkit models info sam-adapter --compat authors --json
+  segkit models info sam_vit_b
+  segkit models download sam_vit_b
+
+Files go to $SEGKIT_HOME/models, or ~/.cache/segkit/models, and are checked against their sha256. A
+download that was interrupted goes on where it stopped."""
+_MIB = 2**20
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        "models",
+        help="list, describe and fetch models",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_json(parser, default=False)
+    parser.set_defaults(action=_list)
+    actions = parser.add_subparsers(metavar="list|info|download")
+    _add_json(actions.add_parser("list", help="all that is known here"))
+    info = actions.add_parser("info", help="sizes, licence, weights of one model or method")
+    info.add_argument("name", metavar="NAME", help="method or backbone")
+    info.add_argument("--compat", choices=("authors",), help="the released form of a method")
+    info.add_argument("--backbone", metavar="NAME", help="another size of SAM than the usual one")
+    info.set_defaults(action=_info)
+    fetch = actions.add_parser("download", help="fetch the official weights of a backbone")
+    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(OFFICIAL)}")
+    fetch.set_defaults(action=_download)
+    for one in (info, fetch):
+        _add_json(one)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List, describe or fetch."""
+    document, text = args.action(args)
+    sys.stdout.write((json.dumps(document, indent=2) if args.json else text) + "\n")
+    return 0
+
+
+def _add_json(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> None:
+    # suppressed below, so that the flag counts before and after the action
+    parser.add_argument(
+        "--json", action="store_true", default=default, help="print the facts as JSON"
+    )
+
+
+def _list(_: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    blocks = building_blocks()
+    document: dict[str, Any] = {
+        "backbones": [_weights(name) for name in BUILDERS],
+        "adapters": blocks["adapters"],
+        "decoders": blocks["decoders"],
+        "methods": {name: method.summary for name, method in METHODS.items()},
+        "not_in_this_version": [name for name in PUBLISHED if name not in METHODS],
+    }
+    lines = ["backbones"]
+    lines += [f"  {_weights_line(one)}" for one in document["backbones"]]
+    for title in ("adapters", "decoders", "methods"):
+        lines += ["", title, *(f"  {name}: {text}" for name, text in document[title].items())]
+    lines += ["", "published methods that are not part of this version"]
+    return document, "\n".join([*lines, f"  {', '.join(document['not_in_this_version'])}"])
+
+
+def _info(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    found = describe(args.name, compat=args.compat, backbone=args.backbone)
+    document = {**asdict(found), "weights": _weights(found.backbone)}
+    count = found.parameters
+    lines = [
+        f"{found.name}: {found.summary}",
+        f"source      {found.source}",
+        f"backbone    {_weights_line(document['weights'])}",
+        f"parameters  {count.total:,}, trained {count.trainable:,}",
+    ]
+    lines += [
+        f"  {part:16} {number:>13,}  trained {count.trainable_parts[part]:>11,}"
+        for part, number in count.parts.items()
+    ]
+    return document, "\n".join(lines)
+
+
+def _download(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    path = official.download(args.name, progress=_Progress())
+    one = OFFICIAL[args.name]
+    document = {"name": one.model, "path": str(path), "sha256": one.sha256}
+    return document, f"{path} (sha256 {one.sha256}, verified)"
+
+
+class _Progress:
+    """A counter that rewrites its line on a terminal and writes each tenth elsewhere."""
+
+    def __init__(self) -> None:
+        self.tenth = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        is_terminal = sys.stderr.isatty()
+        tenth = 10 * done // total
+        if is_terminal:
+            end = "\n" if done >= total else ""
+            sys.stderr.write(f"\r{done // _MIB:,} of {total // _MIB:,} MiB{end}")
+        elif tenth > self.tenth:
+            sys.stderr.write(f"{done // _MIB:,} of {total // _MIB:,} MiB\n")
+        self.tenth = tenth
+        sys.stderr.flush()
+
+
+def _weights(name: str) -> dict[str, Any]:
+    """Size, licence and whereabouts of a backbone's weights."""
+    size = SIZES[name].image_size
+    facts: dict[str, Any] = {"name": name, "image_size": size}
+    if name in OFFICIAL:
+        one = OFFICIAL[name]
+        path = local_file(name)
+        return facts | {
+            "weights": "official",
+            "file": one.file,
+            "url": one.url,
+            "sha256": one.sha256,
+            "size_bytes": one.size_bytes,
+            "licence": one.licence,
+            "path": str(path) if path.is_file() else None,
+        }
+    kind = BUILDERS[name].weights
+    facts |= {"weights": kind, "licence": "Apache-2.0" if kind == "package" else None}
+    path = Path(str(files("segkit"))) / "weights" / f"{name}.safetensors"
+    if kind == "package" and path.is_file():
+        content = path.read_bytes()
+        facts |= {
+            "path": str(path),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "size_bytes": len(content),
+        }
+    return facts
+
+
+def _weights_line(facts: dict[str, Any]) -> str:
+    name, side = facts["name"], facts["image_size"]
+    start = f"{name} ({side} px)"
+    if facts["weights"] == "official":
+        where = facts["path"] or f"{facts['url']}, get it with: segkit models download {name}"
+        size = f"{facts['size_bytes'] / _MIB:,.0f} MiB"
+        return f"{start}: {size}, {facts['licence']}, sha256 {facts['sha256'][:12]}..., {where}"
+    if facts["weights"] == "package":
+        state = "ships with segkit" if "path" in facts else "lacks its file in this installation"
+        return f"{start}: {state}"
+    return f"{start}: random weights, for tests"

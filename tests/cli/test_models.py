@@ -1,0 +1,91 @@
+"""`segkit models` from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from segkit.cli.main import main
+from segkit.models import weights
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
+    assert main(["models", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("words", [[], ["list"]])
+def test_list_names_what_exists(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    found = run_json(capsys, *words)
+    backbones = {one["name"]: one for one in found["backbones"]}
+    assert backbones.keys() >= {"nano", "sam_tiny", "sam_vit_b", "sam_vit_l", "sam_vit_h"}
+    assert backbones["sam_vit_b"]["sha256"].startswith("ec2df627")
+    assert backbones["sam_vit_b"]["licence"] == "Apache-2.0"
+    assert found["adapters"].keys() >= {"HighFrequency", "DepthwiseDilated", "LoRA"}
+    assert found["decoders"].keys() >= {"MaskDecoder", "QueryDecoder"}
+    assert "sam-adapter" in found["methods"]
+    assert not set(found["methods"]) & set(found["not_in_this_version"])
+
+
+def test_list_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    out = capsys.readouterr().out
+    assert "segkit models download sam_vit_b" in out
+    assert "HighFrequency: Add to each block's input a prompt" in out
+
+
+def test_info_follows_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, "info", "sam-adapter", "--compat", "authors")
+    assert found["name"] == "sam-adapter"
+    assert found["backbone"] == "sam_vit_b"
+    assert found["compat"] == "authors"
+    parameters = found["parameters"]
+    assert parameters["trainable"] == 4_121_908
+    assert parameters["parts"]["adapter"] == 63_312
+    assert sum(parameters["parts"].values()) == parameters["total"]
+
+
+def test_info_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "info", "nano"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("nano: SAM architecture")
+    assert "trained" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["info", "dvpt"], "'dvpt' is not part of this version; available: sam-adapter"),
+        (["info", "sam-adaptr"], "did you mean 'sam-adapter'?"),
+        (["info", "sam-adapter", "--backbone", "sam_vit_x"], "there is no backbone 'sam_vit_x'"),
+        (["download", "nano"], "no official weight file is known for 'nano'"),
+    ],
+)
+def test_refusals_say_what_exists(
+    capsys: pytest.CaptureFixture[str], words: list[str], match: str
+) -> None:
+    assert main(["models", *words]) == 1
+    error = capsys.readouterr().err
+    assert match in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("words", [["info"], ["fetch"], ["info", "nano", "--compat", "paper"]])
+def test_usage_errors_exit_with_2(words: list[str]) -> None:
+    assert main(["models", *words]) == 2
+
+
+def test_download_prints_the_path(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fetch(name: str, *, progress: object) -> Path:
+        assert callable(progress)
+        progress(50 << 20, 100 << 20)
+        progress(100 << 20, 100 << 20)
+        return tmp_path / name
+
+    monkeypatch.setattr(weights, "download", fetch)
+    assert main(["models", "download", "sam_vit_b", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["path"] == str(tmp_path / "sam_vit_b")
+    assert captured.err.splitlines() == ["50 of 100 MiB", "100 of 100 MiB"]

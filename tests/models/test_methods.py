@@ -1,0 +1,64 @@
+"""Parameter counts of methods, built without weights."""
+
+import pytest
+
+from segkit.errors import InputError
+from segkit.models.build import BUILDERS
+from segkit.models.methods import METHODS, PUBLISHED, building_blocks, describe
+
+
+@pytest.mark.parametrize(
+    ("backbone", "generator", "trainable"),
+    [
+        ("sam_vit_b", 63_312, 4_121_908),
+        ("sam_vit_l", 116_544, 4_175_140),
+        ("sam_vit_h", 186_960, 4_245_556),
+    ],
+)
+def test_sam_adapter_as_released(backbone: str, generator: int, trainable: int) -> None:
+    found = describe("sam-adapter", compat="authors", backbone=backbone)
+    assert (found.name, found.backbone, found.compat) == ("sam-adapter", backbone, "authors")
+    assert found.parameters.parts["adapter"] == generator
+    assert found.parameters.trainable == trainable
+    assert found.parameters.trainable_parts["encoder"] == 0
+    assert found.parameters.trainable_parts["prompt_encoder"] == 256
+
+
+@pytest.mark.parametrize("name", [*METHODS, "nano", "sam_tiny", "sam_vit_b"])
+def test_parts_add_up(name: str) -> None:
+    found = describe(name).parameters
+    assert sum(found.parts.values()) == found.total
+    assert sum(found.trainable_parts.values()) == found.trainable
+    assert found.trainable < found.total
+
+
+def test_counts_are_those_of_the_built_model() -> None:
+    built = BUILDERS["sam_tiny"]()
+    assert describe("sam_tiny").parameters.total == sum(p.numel() for p in built.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in METHODS])
+def test_absent_methods_are_refused_with_what_exists(name: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"'{name}' is not part of this version; available: sam-a"
+    ):
+        describe(name)
+
+
+def test_unknown_names_and_options_are_refused() -> None:
+    with pytest.raises(InputError, match=r"did you mean 'sam-adapter'\?"):
+        describe("sam-adaptr")
+    with pytest.raises(InputError, match="no method or backbone 'xyzzy'; available"):
+        describe("xyzzy")
+    with pytest.raises(InputError, match="no released form of its own"):
+        describe("lora-sam", compat="authors")
+    with pytest.raises(InputError, match=r"no backbone 'sam_vit'; did you mean"):
+        describe("sam-adapter", backbone="sam_vit")
+    with pytest.raises(InputError, match="is a backbone; it takes neither"):
+        describe("nano", compat="authors")
+
+
+def test_every_building_block_says_what_it_does() -> None:
+    for blocks in building_blocks().values():
+        assert blocks
+        assert all(line.endswith(".") for line in blocks.values())
