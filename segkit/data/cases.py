@@ -1,8 +1,13 @@
 """One case of a data set, and what a layout reader hands over."""
 
+import copyreg
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+
+# read-only tables are part of cases and options, which must reach workers that are not forked
+copyreg.pickle(MappingProxyType, lambda table: (MappingProxyType, (dict(table),)))
 
 SUFFIXES = (
     *(".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg"),

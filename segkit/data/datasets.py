@@ -7,7 +7,7 @@ sides of a split, the same label under two names) are refused or warned about at
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -37,15 +37,6 @@ class Dataset:
     channels: tuple[str, ...] = ()
     folds: tuple[tuple[frozenset[str], frozenset[str]], ...] = ()
     is_grouped: bool = False
-
-    def __getstate__(self) -> tuple[object, ...]:
-        """Mapping proxies do not travel to workers; plain dictionaries do."""
-        plain = (dict(self.cases), dict(self.labels))
-        return (self.root, self.layout, *plain, self.channels, self.folds, self.is_grouped)
-
-    def __setstate__(self, state: Sequence[object]) -> None:
-        for name, value in zip(self.__slots__, state, strict=True):
-            object.__setattr__(self, name, value)
 
 
 def find_cases(

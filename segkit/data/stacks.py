@@ -67,23 +67,15 @@ class Stack:
     def __len__(self) -> int:
         return len(self.foreground)
 
-    def image(self, index: int) -> Float[np.ndarray, "c size size"]:
-        """Slice `index` as float32 in [0, 1], padded with 0 to the model size."""
+    def image(self, index: int) -> Float[np.ndarray, "c h w"]:
+        """Slice `index` as float32 in [0, 1], without padding."""
         facts = self.facts
         stored = self._read(index, 0, (facts.channels, *facts.content), facts.image_dtype)
-        out = np.zeros((facts.channels, facts.size, facts.size), dtype=np.float32)
-        height, width = facts.content
-        scale = np.float32(1 / _MAX[facts.image_dtype])
-        np.multiply(stored, scale, out=out[:, :height, :width], casting="unsafe")
-        return out
+        return stored * np.float32(1 / _MAX[facts.image_dtype])
 
-    def label(self, index: int) -> Int[np.ndarray, "size size"]:
-        """Slice `index` of the label as int64, padded with 0."""
-        facts = self.facts
-        height, width = facts.content
-        out = np.zeros((facts.size, facts.size), dtype=np.int64)
-        out[:height, :width] = self._read(index, 3, facts.content, facts.label_dtype)
-        return out
+    def label(self, index: int) -> Int[np.ndarray, "h w"]:
+        """Slice `index` of the label as int64, without padding."""
+        return self._read(index, 3, self.facts.content, self.facts.label_dtype).astype(np.int64)
 
     def check(self) -> None:
         """Read every slice.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from monai.config import KeysCollection
@@ -25,6 +26,7 @@ from monai.transforms import (
 )
 from torch import Tensor
 
+from segkit.data.preprocess import PAD_COLOUR
 from segkit.errors import InputError
 
 _IMAGE, _MASK = "image", "mask"
@@ -126,48 +128,69 @@ class RandSmoothBiasd(RandomizableTransform, MapTransform):
         return out
 
 
-class Augmentation:
-    """Random change of one slice, decided by a seed alone.
+def pad_to_model(
+    image: Float[Tensor, "c h w"], mask: Int[Tensor, "h w"], size: int
+) -> tuple[Float[Tensor, "3 size size"], Int[Tensor, "size size"]]:
+    """Three channels on a square, padded at the bottom and on the right as `SliceView` does."""
+    height, width = mask.shape
+    square = image.new_tensor(PAD_COLOUR)[:, None, None].repeat(1, size, size)
+    square[:, :height, :width] = image
+    target = mask.new_zeros(size, size)
+    target[:height, :width] = mask
+    return square, target
 
-    Intensities change first, then the padding is cleared, then the geometry changes: padding stays
-    0 as it is in prediction. `size` is the side of the slice in pixels.
+
+class Augmentation:
+    """Random change of one slice, decided by a seed alone; the result has the model's size.
+
+    Intensities change before the slice is padded, the geometry after it, and what comes in from
+    outside has the colour of the padding: the model meets the same padding as in prediction. `size`
+    is the side of the model input in pixels.
 
     Example:
         >>> import torch
         >>> change = Augmentation(AugmentSpec(flip_columns=True), size=32)
-        >>> image, mask = torch.rand(3, 32, 32), torch.ones(32, 32, dtype=torch.long)
-        >>> one, _ = change(image, mask, content=(32, 32), seed=7)
-        >>> two, _ = change(image, mask, content=(32, 32), seed=7)
-        >>> torch.equal(one, two)
-        True
+        >>> image, mask = torch.rand(1, 32, 24), torch.ones(32, 24, dtype=torch.long)
+        >>> one, _ = change(image, mask, seed=7)
+        >>> two, _ = change(image, mask, seed=7)
+        >>> one.shape, torch.equal(one, two)
+        (torch.Size([3, 32, 32]), True)
     """
 
     def __init__(self, spec: AugmentSpec, size: int, *, is_colour: bool = False) -> None:
-        self.spec = spec
+        self.spec, self.size = spec, size
         self._intensity = Compose(_intensity(spec, is_colour))
         self._geometry = Compose(_geometry(spec, size))
+        self._pad_colour = torch.tensor(PAD_COLOUR)[:, None, None]
         # one stream for all: seeding it once is far cheaper than seeding each transform
         self._random = np.random.RandomState(0)
         for transform in (*_randomizables(self._intensity), *_randomizables(self._geometry)):
             transform.R = self._random
 
     def __call__(
-        self,
-        image: Float[Tensor, "c h w"],
-        mask: Int[Tensor, "h w"],
-        *,
-        content: tuple[int, int],
-        seed: int,
-    ) -> tuple[Float[Tensor, "c h w"], Int[Tensor, "h w"]]:
-        """Change image and mask; `content` is the (height, width) that is not padding."""
+        self, image: Float[Tensor, "c h w"], mask: Int[Tensor, "h w"], *, seed: int
+    ) -> tuple[Float[Tensor, "3 size size"], Int[Tensor, "size size"]]:
+        """Change an image in [0, 1] of one or three channels, and its mask."""
         self._random.seed(seed)
         with _plain_tensors():
-            data = self._intensity({_IMAGE: image})
-            changed = data[_IMAGE].clamp(0, 1)
-            changed[:, content[0] :] = 0
-            changed[:, :, content[1] :] = 0
-            data = self._geometry({_IMAGE: changed, _MASK: mask[None].float()})
-        return data[_IMAGE].contiguous(), data[_MASK][0].to(mask.dtype)
+            changed = self._intensity({_IMAGE: image})[_IMAGE].clamp(0, 1)
+            square, target = pad_to_model(changed, mask, self.size)
+            # around 0 the padding is 0, which is what the transforms fill in from outside
+            data = {_IMAGE: square - self._pad_colour, _MASK: target[None].float()}
+            data = self._geometry(data)
+        return data[_IMAGE] + self._pad_colour, data[_MASK][0].to(mask.dtype)
+
+
+class _EdgeSmoothd(RandGaussianSmoothd):
+    """Gaussian blur that continues the edge; upstream lets black in from outside."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        margin = int(np.ceil(4 * self.rand_smooth.sigma_x[1])) + 1
+        around = (margin,) * 4
+        wide = {key: F.pad(data[key][None], around, mode="replicate")[0] for key in self.keys}
+        smooth = super().__call__(wide)
+        inner = slice(margin, -margin)
+        return {**data, **{key: smooth[key][:, inner, inner] for key in self.keys}}
 
 
 def _intensity(spec: AugmentSpec, is_colour: bool) -> list[Any]:
@@ -185,7 +208,7 @@ def _intensity(spec: AugmentSpec, is_colour: bool) -> list[Any]:
     if spec.bias > 0:
         steps.append(RandSmoothBiasd(_IMAGE, spec.bias, prob))
     if spec.blur_sigma_px > 0:
-        steps.append(RandGaussianSmoothd(_IMAGE, prob=prob, sigma_x=sigma, sigma_y=sigma))
+        steps.append(_EdgeSmoothd(_IMAGE, prob=prob, sigma_x=sigma, sigma_y=sigma))
     if spec.noise_std > 0:
         steps.append(RandGaussianNoised(_IMAGE, prob=prob, std=spec.noise_std))
     return steps

@@ -49,10 +49,8 @@ def test_a_written_stack_reads_back(tmp_path: Path) -> None:
         image, label = stack.image(index), stack.label(index)
         assert image.dtype == np.float32
         assert label.dtype == np.int64
-        np.testing.assert_array_equal(quantise(image[:, :, :11], "uint16"), one.image)
-        np.testing.assert_array_equal(label[:, :11], one.label)
-        assert not image[:, :, 11:].any()
-        assert not label[:, 11:].any()
+        np.testing.assert_array_equal(quantise(image, "uint16"), one.image)
+        np.testing.assert_array_equal(label, one.label)
     assert stack.foreground.tolist() == [np.count_nonzero(one.label) for one in expected]
     assert stack.foreground[0] == 0
 
