@@ -20,7 +20,7 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError,
+    OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError,
     struct.error, zlib.error,
 )  # fmt: skip
 ORIENTATION = 0x0112  # EXIF tag

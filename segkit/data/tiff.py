@@ -1,6 +1,8 @@
 """One page of a TIFF file."""
 
 import io
+import logging
+import math
 import struct
 import zlib
 
@@ -15,9 +17,10 @@ from segkit.data.options import ReadOptions
 from segkit.errors import InputError
 
 DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, KeyError, TypeError,
-    AttributeError, struct.error, zlib.error, tifffile.TiffFileError,
+    OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError,
+    AttributeError, RuntimeError, struct.error, zlib.error, tifffile.TiffFileError,
 )  # fmt: skip
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # damage is reported here
 
 
 def read_tiff(
@@ -59,13 +62,21 @@ def tiff_pages(source: RegularFile) -> int:
 
 
 def _check_extent(source: RegularFile, page: tifffile.TiffPage) -> None:
-    """Refuse a page whose strips or tiles reach beyond the file."""
-    ends = [
-        start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)
-    ]
-    if not ends or max(ends) > source.size:
+    """Refuse a page whose strips or tiles reach beyond the file, are missing or too short."""
+    offsets, counts = page.dataoffsets, page.databytecounts
+    parts = math.prod(page.chunked)
+    if not len(offsets) == len(counts) == parts:
         raise InputError(
-            f"truncated: ends at byte {source.size:,} of {max(ends, default=0):,}",
+            f"damaged: has {len(offsets)} of {parts} parts of the picture",
+            fix=COPY_AGAIN,
+            path=source.path,
+        )
+    end = max(start + count for start, count in zip(offsets, counts, strict=True))
+    is_raw = page.compression == tifffile.COMPRESSION.NONE and page.bitspersample % 8 == 0
+    missing = page.nbytes - sum(counts) if is_raw else 0
+    if end > source.size or missing > 0:
+        raise InputError(
+            f"truncated: ends at byte {source.size:,} of {max(end, source.size + missing):,}",
             fix=COPY_AGAIN,
             path=source.path,
         )
