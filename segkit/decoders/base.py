@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from segkit.typing import Features, Maps, MaskPrediction, PromptTokens
@@ -36,7 +36,9 @@ class Decoder(nn.Module):
         """
 
 
-def select(maps: Maps, objects: int, image_index: Int[Tensor, " objects"] | None) -> Maps:
+def select(
+    maps: Maps, objects: int, image_index: Int[Tensor, " objects"] | None
+) -> Float[Tensor, "objects c h w"]:
     """Repeat or choose the map of each object; a view where nothing needs to be copied."""
     if image_index is not None:
         return maps[image_index]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -193,7 +193,7 @@ class Segmenter(nn.Module):
                     yield name, tensor
 
 
-def upsample(logits: Maps, size: tuple[int, int]) -> Maps:
+def upsample(logits: Maps, size: tuple[int, int]) -> Float[Tensor, "n c height width"]:
     """Bring mask logits to height and width in pixels, bilinear; pixel areas stay aligned."""
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 

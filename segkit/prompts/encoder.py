@@ -96,7 +96,10 @@ class SamPromptEncoder(PromptEncoder):
         return tokens + kinds[labels + 1]
 
     def _masks(
-        self, masks: Float[Tensor, "objects 1 rows cols"], count: int, size: tuple[int, int]
+        self,
+        masks: Float[Tensor, "objects 1 mask_rows mask_cols"],
+        count: int,
+        size: tuple[int, int],
     ) -> Float[Tensor, "objects dim rows cols"]:
         rows, cols = self._cells(size)
         expected = (count, 1, 4 * rows, 4 * cols)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from segkit.adapters.base import Adapter
+import segkit.adapters
+from segkit.adapters import Adapter, DepthwiseDilated, LoRA, Stack
 from segkit.backbones.checkpoints import read_weights, write_safetensors
 from segkit.backbones.sam_modules import TINY, SamModules
 from segkit.errors import CheckpointError, InputError
@@ -61,6 +62,25 @@ def test_what_was_saved_comes_back(tmp_path: Path, classes: int | None, trainabl
     assert again.recipe == segmenter.recipe == info.recipe
     assert again.spec.image_size == 96
     assert info.labels == labels
+
+
+ADAPTERS = [
+    value
+    for value in vars(segkit.adapters).values()
+    if isinstance(value, type) and issubclass(value, Adapter)
+]
+STACK = partial(Stack, adapters=[LoRA, partial(DepthwiseDilated, blocks=2)])
+
+
+@pytest.mark.parametrize("adapter", [*ADAPTERS, STACK])
+@pytest.mark.parametrize("trainable", ["adapter", "all"])
+def test_every_adapter_comes_back(tmp_path: Path, adapter: object, trainable: str) -> None:
+    segmenter = changed(build.sam_tiny(classes=1, adapter=adapter, trainable=trainable))
+    untouched = build.sam_tiny(classes=1, adapter=adapter, trainable=trainable)
+    save_adapter(tmp_path / "a.safetensors", segmenter, ModelInfo.of(segmenter))
+    again, _ = load_adapter(tmp_path / "a.safetensors")
+    assert logits(again).equal(logits(segmenter))
+    assert not logits(untouched).allclose(logits(segmenter))
 
 
 def test_a_trained_prompt_encoder_comes_back(tmp_path: Path) -> None:
