@@ -1,6 +1,7 @@
 """High-frequency prompts before each block (SAM-Adapter)."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,20 +12,25 @@ from typing_extensions import override
 
 from segkit.adapters.base import Adapter, Compat, require_compat
 from segkit.kernels.highpass import high_pass
-from segkit.typing import BackboneSpec, Grid, Image, Tokens
+from segkit.typing import BackboneSpec, Grid, Image, Maps, Tokens
 
 Inner = Float[Tensor, "n rows cols inner"]
 _AUTHORS = (32, 0.25)
 
 
 class HighFrequency(Adapter):
-    """Add to each block's input a prompt made of the high-pass image and the patch embedding.
+    """Add to each block's input a prompt made of the high-pass image and the token embedding.
 
-    Source: "SAM Fails to Segment Anything? SAM-Adapter" (Chen et al., 2023, arXiv 2304.09148).
+    Source: "SAM Fails to Segment Anything? SAM-Adapter" (Chen et al., 2023, arXiv 2304.09148), and
+    its released branch for SAM 2 where widths change along the blocks: there one group of layers
+    serves the blocks whose inputs have one width and stride, the image goes through overlapping
+    convolutions from group to group, and each block embeds its own input instead of the patches.
+
     Differences of the default: the embedding feature is a projection of the token vectors (the
-    released code mixes tokens and channels before it); the shared up-projection starts at zero; the
-    half-width of the removed frequencies follows each axis. `compat="authors"` restores all three,
-    needs the authors' `ratio` and `rate`, and starts near the identity, not at it.
+    released code for SAM mixes tokens and channels before it); the up-projections start at zero;
+    the half-width of the removed frequencies follows each axis; there are no idle layers.
+    `compat="authors"` restores the first three, needs the authors' `ratio` and `rate`, and starts
+    near the identity, not at it.
 
     `ratio` divides the width into that of the features, `rate` is the share of low frequencies
     removed.
@@ -44,27 +50,48 @@ class HighFrequency(Adapter):
         compat: Compat | None = None,
     ) -> None:
         super().__init__(spec)
-        self._check(spec, ratio, rate, compat)
-        dim, self.rate, self.compat = spec.blocks[0].dim_in, rate, compat
-        inner = dim // ratio
-        self.up = nn.Linear(inner, dim)
-        self.embedding = nn.Linear(dim, inner)
-        self.light = nn.ModuleList(nn.Linear(inner, inner) for _ in spec.blocks)
-        self.patches = nn.Conv2d(3, inner, spec.patch_size, stride=spec.patch_size)
+        self.groups, widths, strides = _groups(spec)
+        _check(min(widths), ratio, rate, compat)
+        self.rate, self.compat = rate, compat
+        self.is_pyramid = len(widths) > 1
+        inner = [width // ratio for width in widths]
+        pairs = list(zip(widths, inner, strict=True))
+        self.up = nn.ModuleList(nn.Linear(r, width) for width, r in pairs)
+        self.embedding = nn.ModuleList(nn.Linear(width, r) for width, r in pairs)
+        self.light = nn.ModuleList(nn.Linear(inner[g], inner[g]) for g in self.groups)
+        self.patches = nn.ModuleList(self._patches(inner, strides))
         self._initialise()
 
     @override
-    def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> Inner:
-        high = high_pass(image, self._half(image.shape[-2:])).to(tokens.dtype)
-        return self.patches(high).permute(0, 2, 3, 1) + self.embedding(self._vectors(tokens))
+    def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> tuple[Tensor, ...]:
+        maps = high_pass(image, self._half(image.shape[-2:])).to(tokens.dtype)
+        if not self.is_pyramid:
+            features = self.patches[0](maps).permute(0, 2, 3, 1)
+            return (features + self.embedding[0](self._vectors(tokens)),)
+        levels = []
+        for patches in self.patches:
+            maps = patches(maps)
+            levels.append(maps.permute(0, 2, 3, 1))
+        return tuple(levels)
 
     @override
     def before(self, index: int, tokens: Tokens, state: Any) -> Tokens:
-        return tokens + self.prompt(index, state)
+        group = self.groups[index]
+        features = state[group]
+        if self.is_pyramid:
+            features = features + self.embedding[group](tokens)
+        return tokens + self.prompt(index, features)
 
     def prompt(self, index: int, features: Inner) -> Tokens:
         """What is added to the input of block `index`."""
-        return self.up(F.gelu(self.light[index](features)))
+        return self.up[self.groups[index]](F.gelu(self.light[index](features)))
+
+    def _patches(self, inner: list[int], strides: list[int]) -> list[nn.Module]:
+        if not self.is_pyramid:
+            return [nn.Conv2d(3, inner[0], strides[0], stride=strides[0])]
+        steps = [strides[0], *(after // before for before, after in pairwise(strides))]
+        channels = pairwise([3, *inner])
+        return [_Overlapping(*pair, step) for pair, step in zip(channels, steps, strict=True)]
 
     def _half(self, size: torch.Size) -> tuple[int, int]:
         h, w = size
@@ -80,26 +107,55 @@ class HighFrequency(Adapter):
         return tokens.reshape(n, dim, h * w).transpose(1, 2).reshape(n, h, w, dim)
 
     def _initialise(self) -> None:
-        for linear in (self.up, self.embedding, *self.light):
-            nn.init.trunc_normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
-        fan_out = math.prod(self.patches.kernel_size) * self.patches.out_channels
-        nn.init.normal_(self.patches.weight, std=math.sqrt(2 / fan_out))
-        nn.init.zeros_(self.patches.bias)  # type: ignore[arg-type]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = math.prod(module.kernel_size) * module.out_channels
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+            elif isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         if self.compat is None:
-            nn.init.zeros_(self.up.weight)
+            for up in self.up:
+                nn.init.zeros_(up.weight)  # type: ignore[arg-type]
 
-    @staticmethod
-    def _check(spec: BackboneSpec, ratio: int, rate: float, compat: str | None) -> None:
-        require_compat(compat)
-        if compat and (ratio, rate) != _AUTHORS:
-            raise ValueError(
-                f"compat='authors' fixes ratio and rate to {_AUTHORS}, got {(ratio, rate)}"
-            )
-        widths = sorted({dim for block in spec.blocks for dim in (block.dim_in, block.dim_out)})
-        if len(widths) > 1:
-            raise ValueError(f"high-frequency prompts need blocks of one width, got {widths}")
-        if not 1 <= ratio <= widths[0]:
-            raise ValueError(f"ratio must be 1 to the width {widths[0]}, got {ratio}")
-        if not 0 < rate < 1:
-            raise ValueError(f"rate must be in (0, 1), got {rate}")
+
+class _Overlapping(nn.Module):
+    """Convolution whose windows overlap by all but one step, and a norm over channels."""
+
+    def __init__(self, dim_in: int, dim_out: int, step: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim_in, dim_out, 2 * step - 1, stride=step, padding=step - 1)
+        self.norm = nn.LayerNorm(dim_out)
+
+    @override
+    def forward(self, maps: Maps) -> Float[Tensor, "n inner rows cols"]:
+        return self.norm(self.proj(maps).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def _groups(spec: BackboneSpec) -> tuple[list[int], list[int], list[int]]:
+    """Group of each block, and width and stride of the inputs of each group.
+
+    A block that starts a stage still receives the tokens of the stage before.
+    """
+    groups: list[int] = []
+    kinds: list[tuple[int, int]] = []
+    stride = spec.blocks[0].stride
+    for block in spec.blocks:
+        if not kinds or kinds[-1] != (block.dim_in, stride):
+            kinds.append((block.dim_in, stride))
+        groups.append(len(kinds) - 1)
+        stride = block.stride
+    return groups, [width for width, _ in kinds], [stride for _, stride in kinds]
+
+
+def _check(width: int, ratio: int, rate: float, compat: str | None) -> None:
+    require_compat(compat)
+    if compat and (ratio, rate) != _AUTHORS:
+        raise ValueError(
+            f"compat='authors' fixes ratio and rate to {_AUTHORS}, got {(ratio, rate)}"
+        )
+    if not 1 <= ratio <= width:
+        raise ValueError(f"ratio must be 1 to the smallest width {width}, got {ratio}")
+    if not 0 < rate < 1:
+        raise ValueError(f"rate must be in (0, 1), got {rate}")

@@ -262,9 +262,9 @@ def _fill_prompt_weights(state: dict[str, Tensor], sizes: SamSizes, task: _Task)
 def _renamed(generator: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Authors' names of the prompt generator to those of `HighFrequency`."""
     names = {
-        "shared_mlp": "up",
-        "embedding_generator": "embedding",
-        "prompt_generator.proj": "patches",
+        "shared_mlp": "up.0",
+        "embedding_generator": "embedding.0",
+        "prompt_generator.proj": "patches.0",
     }
     renamed: dict[str, Tensor] = {}
     for key, value in generator.items():

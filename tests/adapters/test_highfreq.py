@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 
@@ -7,7 +5,7 @@ from segkit.adapters import HighFrequency
 from segkit.backbones import SamBackbone, sam_spec
 from segkit.backbones.sam_modules import NANO, TINY
 from segkit.kernels.highpass import high_pass
-from segkit.typing import Grid
+from segkit.typing import BackboneSpec, BlockSpec, Grid
 
 SPEC = sam_spec(TINY)
 
@@ -38,7 +36,7 @@ def test_authors_form_starts_near_the_identity_not_at_it() -> None:
     torch.manual_seed(0)
     adapter = HighFrequency(sam_spec(NANO), compat="authors")
     image, tokens = torch.rand(1, 3, 64, 64), torch.randn(1, 4, 4, NANO.embed_dim)
-    features = adapter.prepare(image, tokens, Grid((1, 64, 64)))
+    (features,) = adapter.prepare(image, tokens, Grid((1, 64, 64)))
     size = adapter.prompt(0, features).abs().mean()
     assert 0 < size < 0.05
 
@@ -55,8 +53,8 @@ def test_features_are_computed_once_and_shared() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"ratio": 0}, "ratio must be 1 to the width 32, got 0"),
-        ({"ratio": 33}, "ratio must be 1 to the width 32, got 33"),
+        ({"ratio": 0}, "ratio must be 1 to the smallest width 32, got 0"),
+        ({"ratio": 33}, "ratio must be 1 to the smallest width 32, got 33"),
         ({"rate": 1.0}, r"rate must be in \(0, 1\), got 1\.0"),
         ({"compat": "authors", "ratio": 8}, "compat='authors' fixes ratio and rate"),
     ],
@@ -66,7 +64,32 @@ def test_wrong_options_are_refused(options: dict[str, object], match: str) -> No
         HighFrequency(SPEC, **options)  # type: ignore[arg-type]
 
 
-def test_changing_widths_are_refused() -> None:
-    block = dataclasses.replace(SPEC.blocks[0], dim_out=64)
-    with pytest.raises(ValueError, match=r"need blocks of one width, got \[32, 64\]"):
-        HighFrequency(dataclasses.replace(SPEC, blocks=(block,)))
+def hierarchical(dim: int = 32) -> BackboneSpec:
+    blocks = (
+        BlockSpec(dim, dim, 4),
+        BlockSpec(dim, 2 * dim, 8),
+        BlockSpec(2 * dim, 2 * dim, 8),
+        BlockSpec(2 * dim, 4 * dim, 16),
+    )
+    return BackboneSpec("stages", 64, 4, blocks, 4 * dim, 16)
+
+
+def test_changing_widths_get_one_group_per_width_and_stride() -> None:
+    spec = hierarchical()
+    adapter = HighFrequency(spec, ratio=8)
+    assert adapter.groups == [0, 0, 1, 1]
+    image = torch.rand(2, 3, 64, 96)
+    state = adapter.prepare(image, torch.randn(2, 16, 24, 32), Grid((1, 64, 96)))
+    sizes = [(16, 24), (16, 24), (8, 12), (8, 12)]
+    inputs = [
+        torch.randn(2, *size, block.dim_in) for size, block in zip(sizes, spec.blocks, strict=True)
+    ]
+    for index, tokens in enumerate(inputs):
+        assert torch.equal(adapter.before(index, tokens, state), tokens)
+    for up in adapter.up:
+        torch.nn.init.ones_(up.weight)
+    loss = sum(
+        adapter.before(index, tokens, state).square().mean() for index, tokens in enumerate(inputs)
+    )
+    loss.backward()
+    assert [name for name, p in adapter.named_parameters() if not p.grad.any()] == []

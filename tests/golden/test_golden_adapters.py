@@ -41,6 +41,26 @@ def test_high_frequency_parameters(
     assert count(adapter) == total
 
 
+def hiera_spec(*stages: tuple[int, int]) -> BackboneSpec:
+    """Specification of a Hiera with (width, blocks) per stage; stage ends pool in the next one."""
+    blocks: list[BlockSpec] = []
+    for level, (width, count) in enumerate(stages):
+        before = blocks[-1].dim_out if blocks else width
+        blocks += [
+            BlockSpec(before if i == 0 else width, width, 4 * 2**level) for i in range(count)
+        ]
+    return BackboneSpec("hiera", 64, 4, tuple(blocks), stages[-1][0], 32)
+
+
+def test_high_frequency_parameters_on_hiera_l() -> None:
+    spec = hiera_spec((144, 2), (288, 6), (576, 36), (1152, 4))
+    with torch.device("meta"):
+        adapter = HighFrequency(spec, compat="authors")
+    idle = 3_096  # light layers of the released code that no block uses
+    assert count(adapter) == 140_650 - idle
+    assert [adapter.groups.count(group) for group in range(4)] == [3, 6, 36, 3]
+
+
 def test_vit_b_encoder_with_generator_and_trained_total() -> None:
     with torch.device("meta"):
         modules = SamModules(SIZES["sam_vit_b"])
@@ -109,9 +129,9 @@ def test_high_frequency_prompts(
     compat: str | None, fill: Callable, wave: Callable, summary: Callable
 ) -> None:
     adapter = HighFrequency(spec(64, 64), compat=compat).double()  # type: ignore[arg-type]
-    parts = (adapter.up, adapter.embedding, *adapter.light, adapter.patches)
+    parts = (*adapter.up, *adapter.embedding, *adapter.light, *adapter.patches)
     fill(parts)
-    features = adapter.prepare(wave(1, 3, 32, 32), wave(1, 4, 4, 64), Grid((1, 32, 32)))
+    (features,) = adapter.prepare(wave(1, 3, 32, 32), wave(1, 4, 4, 64), Grid((1, 32, 32)))
     for index, expected in enumerate(PROMPTS[compat]):
         assert summary(adapter.prompt(index, features)) == pytest.approx(expected, abs=1e-9)
 

@@ -16,12 +16,12 @@ from segkit.models.files import load_adapter
 from segkit.typing import Grid
 
 AUTHORS_NAMES = {
-    "up": "shared_mlp",
-    "embedding": "embedding_generator",
+    "up.0": "shared_mlp",
+    "embedding.0": "embedding_generator",
     "light.0": "lightweight_mlp_0.0",
     "light.1": "lightweight_mlp_1.0",
     "light.2": "lightweight_mlp_2.0",
-    "patches": "prompt_generator.proj",
+    "patches.0": "prompt_generator.proj",
 }
 
 
@@ -69,11 +69,11 @@ def authors_forward(modules: SamModules, generator: HighFrequency, image: Tensor
     high = torch.fft.ifft2(spectrum, norm="forward").real.abs()
     x = encoder.patch_embed(pixels)
     n, h, w, dim = x.shape
-    embedding = generator.embedding(x.reshape(n, dim, h * w).transpose(1, 2))
-    features = embedding + generator.patches(high).flatten(2).transpose(1, 2)
+    embedding = generator.embedding[0](x.reshape(n, dim, h * w).transpose(1, 2))
+    features = embedding + generator.patches[0](high).flatten(2).transpose(1, 2)
     x = x + encoder.pos_embed
     for block, light in zip(encoder.blocks, generator.light, strict=True):
-        x = block(x + generator.up(F.gelu(light(features))).view(n, h, w, dim))
+        x = block(x + generator.up[0](F.gelu(light(features))).view(n, h, w, dim))
     embedded = encoder.neck(x.permute(0, 3, 1, 2))
     no_mask = modules.prompt_encoder.no_mask_embed.weight
     rows = [
@@ -187,7 +187,7 @@ def test_sam_adapter_on_another_sam_is_refused(tmp_path: Path) -> None:
         ({"remove": "no_mask_embed.weight"}, r"1 missing: prompt_encoder\.no_mask_embed\.weight"),
         ({"remove": "image_encoder.pos_embed"}, r"1 missing: image_encoder\.pos_embed"),
         ({"add": "encode_head.weight"}, r"1 unexpected: encode_head\.weight"),
-        ({"remove": "image_encoder.prompt_generator.shared_mlp.weight"}, r"missing: up\.weight"),
+        ({"remove": "image_encoder.prompt_generator.shared_mlp.weight"}, r"missing: up\.0\.weight"),
         ({"add": "image_encoder.prompt_generator.extra.weight"}, r"unexpected: extra\.weight"),
     ],
 )
