@@ -40,13 +40,13 @@ def read_labels(
     path, options = Path(path), options or LabelOptions()
     notes: list[str] = []
     source = read_source(path, table, options, read or ReadOptions(), notes)
-    if table is not None and source.names and not options.mapping:
-        check_names(source.names, table, path)
     values = _on_grid(source, image, options, path, notes)
     values = _whole(values, path, notes)
     values = _mapped(values, options.mapping)
     values = _unpacked(values, table, options)
     found = _check(values, table, options, path)
+    if table is not None and not options.mapping:
+        check_names({v: name for v, name in source.names.items() if v in found}, table, path)
     for note in notes:
         warnings.warn(f"{path}: {note}", DataWarning, stacklevel=2)
     return _stored(values, found, options.ignore)

@@ -272,20 +272,20 @@ class SliceView:
         if not 0 <= index < self.shape[0]:
             raise IndexError(f"slice must be 0 to {self.shape[0] - 1}, got {index}")
 
-    def _channels(self, index: int) -> Float[np.ndarray, "3 rows columns"]:
-        """Slice `index` in [0, 1] at source resolution."""
+    def _channels(self, index: int) -> Float[np.ndarray, "c rows columns"]:
+        """Slice `index` in [0, 1] at source resolution: three channels, or one for three equal."""
         if self.spec.channels == "neighbours":
             last = self.shape[0] - 1
-            chosen = [max(index - 1, 0), index, min(index + 1, last)]
+            chosen = [max(index - 1, 0), index, min(index + 1, last)] if last else [0]
         else:
             chosen = [index]
         planes = [self._plane(number) for number in chosen]
         if self.spec.channels == "rgb" and planes[0].ndim == 3:
             planes = list(np.moveaxis(planes[0], -1, 0))
         planes = [plane @ LUMINANCE if plane.ndim == 3 else plane for plane in planes]
-        if len(planes) == 1:
-            planes *= 3
-        ranges = self._ranges * (3 // len(self._ranges))
+        count = max(len(planes), len(self._ranges))
+        planes = planes * (count // len(planes))
+        ranges = self._ranges * (count // len(self._ranges))
         scaled = [_to_unit(plane, span) for plane, span in zip(planes, ranges, strict=True)]
         return np.stack(scaled)
 

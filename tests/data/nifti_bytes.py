@@ -7,6 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 AFFINE = np.array([[0.8, 0, 0, -50], [0, 0.8, 0, -40], [0, 0, 3.0, 10], [0, 0, 0, 1.0]])
 SHAPE = (16, 20, 24)  # k, j, i
@@ -14,6 +15,11 @@ VOXELS = np.random.default_rng(0).normal(0, 100, SHAPE).astype(np.int16)
 HEADER_BYTES = 352
 Make = Callable[[Path], Path]
 NAN, INF = float("nan"), float("inf")
+
+
+def fault(*names: str) -> pytest.MarkDecorator:
+    """Put identifiers of the fault catalogue into the name of a test; it runs once for each."""
+    return pytest.mark.parametrize((), [pytest.param(id=name) for name in names])
 
 
 def header(version: int = 1, voxels: np.ndarray = VOXELS, order: str = "<") -> np.ndarray:

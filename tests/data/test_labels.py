@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nifti_bytes import AFFINE, NO_FORMS, SHAPE, VOXELS, content, sform_with, write
+from nifti_bytes import AFFINE, NO_FORMS, SHAPE, VOXELS, content, fault, sform_with, write
 from PIL import Image
 
 from segkit.data.label_options import LabelOptions
@@ -73,12 +73,14 @@ def test_unusable_labels_are_refused(
     assert caught.value.fix
 
 
+@fault("L-01")
 def test_l01_picture_of_another_size(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"shape \(11, 15\), the image \(12, 15\)"):
         read_labels(png(tmp_path, FLAT[1:]), PICTURE, TABLE)
 
 
 @pytest.mark.parametrize("voxels", [0.002, 0.4, 3.0])
+@fault("L-02")
 def test_l02_other_lattice_needs_resampling(voxels: float, tmp_path: Path) -> None:
     path = nifti(tmp_path, **sform_with({(0, 3): -50 + 0.8 * voxels}), qform_code=0)
     with pytest.raises(InputError, match=r"labels lie .* voxels off the image") as caught:
@@ -92,6 +94,7 @@ def test_l02_other_lattice_needs_resampling(voxels: float, tmp_path: Path) -> No
     assert not labels[..., :step].any()
 
 
+@fault("L-02")
 def test_l02_equal_and_unknown_lattices_pass(tmp_path: Path) -> None:
     path = nifti(tmp_path, **sform_with({(0, 3): -50 + 0.8 * 0.0005}), qform_code=0)
     np.testing.assert_array_equal(read_labels(path, IMAGE, TABLE), MAP)
@@ -100,6 +103,7 @@ def test_l02_equal_and_unknown_lattices_pass(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels, MAP)
 
 
+@fault("L-02")
 def test_l02_resampling_follows_oblique_lattices(tmp_path: Path) -> None:
     change, turned = IMAGE.geometry.reoriented("PIR")
     moved = Volume(np.ascontiguousarray(change.apply(VOXELS)), turned)
@@ -118,6 +122,7 @@ def test_l02_resampling_follows_oblique_lattices(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels, values)
 
 
+@fault("L-04")
 def test_l04_nearly_whole_labels_are_rounded(tmp_path: Path) -> None:
     with pytest.warns(DataWarning, match="off whole numbers by up to") as caught:
         labels = read_labels(nifti(tmp_path, with_value(0.9999)), IMAGE, TABLE)
@@ -127,6 +132,7 @@ def test_l04_nearly_whole_labels_are_rounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, 255, 40000])
+@fault("L-05")
 def test_l05_declared_ignore_value(value: int, tmp_path: Path) -> None:
     path = nifti(tmp_path, with_value(value, dtype="i4"))
     labels = read_labels(path, IMAGE, TABLE, LabelOptions(ignore=value))
@@ -136,6 +142,7 @@ def test_l05_declared_ignore_value(value: int, tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels[~ignored], MAP[~ignored])
 
 
+@fault("L-06")
 def test_l06_large_values_widen_the_type(tmp_path: Path) -> None:
     path = nifti(tmp_path, with_value(300, dtype="i2"))
     labels = read_labels(path, IMAGE, {**TABLE, 300: "rib"})
@@ -147,6 +154,7 @@ def one_hot(*masks: np.ndarray) -> np.ndarray:
     return np.stack(masks).astype(np.uint8)
 
 
+@fault("L-09", "L-11")
 def test_l09_l11_stack_of_masks_or_frames(tmp_path: Path) -> None:
     path = nifti(tmp_path, one_hot(MAP == 1, MAP == 2))
     with pytest.raises(InputError, match="has 2 frames, expected one label map") as caught:
@@ -169,6 +177,7 @@ def test_l09_l11_stack_of_masks_or_frames(tmp_path: Path) -> None:
         read_labels(path, IMAGE, TABLE, LabelOptions(one_hot=True))
 
 
+@fault("L-10")
 def test_l10_overlapping_masks_need_a_priority(tmp_path: Path) -> None:
     path = nifti(tmp_path, one_hot(MAP > 0, MAP == 2))
     with pytest.raises(InputError, match="belong to several masks") as caught:
@@ -199,6 +208,7 @@ def layered(path: Path) -> Path:
     return file
 
 
+@fault("L-10")
 def test_l10_overlapping_segments_need_a_priority(tmp_path: Path) -> None:
     path = layered(tmp_path)
     with pytest.raises(InputError, match="has overlapping segments: liver, tumour") as caught:
@@ -217,6 +227,7 @@ def test_l10_overlapping_segments_need_a_priority(tmp_path: Path) -> None:
         read_labels(path, IMAGE, {1: "liver"}, LabelOptions(priority=("tumour",)))
 
 
+@fault("L-12")
 def test_l12_colour_labels_need_a_table(tmp_path: Path) -> None:
     colours = np.array([[0, 0, 0], [255, 0, 0], [0, 128, 255]], np.uint8)
     path = png(tmp_path, colours[FLAT])
@@ -232,6 +243,7 @@ def test_l12_colour_labels_need_a_table(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(grey, PICTURE, TABLE), FLAT)
 
 
+@fault("L-13")
 def test_l13_jpeg_masks_need_a_threshold(tmp_path: Path) -> None:
     square = np.zeros((12, 15), np.uint8)
     square[3:9, 4:11] = 255
@@ -244,6 +256,7 @@ def test_l13_jpeg_masks_need_a_threshold(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels, square > 0)
 
 
+@fault("L-17")
 def test_l17_names_in_the_file_must_agree(tmp_path: Path) -> None:
     save(tmp_path / "m.nii.gz", MAP, IMAGE, labels={1: "Liver", 2: "spleen"})
     with pytest.raises(InputError, match="2 is 'spleen', expected 'tumour'") as caught:

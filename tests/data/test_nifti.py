@@ -18,6 +18,7 @@ from nifti_bytes import (
     Make,
     changed,
     content,
+    fault,
     header,
     packed,
     plain,
@@ -106,6 +107,7 @@ def test_ambiguous_file_is_refused_until_its_option_is_given(
     assert (volume.array[wrong] == -7).all()
 
 
+@fault("F-56")
 def test_f56_with_both_forms_names_both_facts_when_one_is_chosen(tmp_path: Path) -> None:
     path = plain(pixdim_1=1e6)(tmp_path)
     with pytest.warns(DataWarning) as warned:
@@ -113,6 +115,7 @@ def test_f56_with_both_forms_names_both_facts_when_one_is_chosen(tmp_path: Path)
     assert [len(warned), sum("pixdim" in str(w.message) for w in warned)] == [2, 1]
 
 
+@fault("F-25")
 def test_f25_time_series_needs_a_frame_and_reads_exactly_it(tmp_path: Path) -> None:
     series = np.stack([VOXELS + number for number in range(5)])
     for name in ("a.nii", "a.nii.gz"):
@@ -126,6 +129,7 @@ def test_f25_time_series_needs_a_frame_and_reads_exactly_it(tmp_path: Path) -> N
             load(path, frame=5)
 
 
+@fault("F-30")
 def test_f30_colour_needs_luminance(tmp_path: Path) -> None:
     colours = np.random.default_rng(1).integers(0, 255, (*SHAPE, 3), dtype=np.uint8)
     record = header()
@@ -141,6 +145,7 @@ def test_f30_colour_needs_luminance(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["magnitude", "phase", "real"])
+@fault("F-31")
 def test_f31_complex_parts(part: str, tmp_path: Path) -> None:
     values = (VOXELS * (1 + 2j)).astype(np.complex64)
     path = write(tmp_path / "a.nii", content(values))
@@ -198,18 +203,21 @@ def test_good_file_loads_bit_exactly_and_silently(
     np.testing.assert_allclose(volume.geometry.affine[:3], stored, rtol=0, atol=1e-6)
 
 
+@fault("F-27", "F-34")
 def test_f27_f34_flat_files_are_one_slice(tmp_path: Path) -> None:
     for number, array in enumerate((VOXELS[0], VOXELS[:1])):
         path = write(tmp_path / f"{number}.nii", content(array))
         np.testing.assert_array_equal(load(path).array, VOXELS[:1])
 
 
+@fault("F-32")
 def test_f32_integers_that_float32_rounds_are_noted(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii", content(changed("u8", 2**24 + 1, count=3)))
     with pytest.warns(DataWarning, match="3 voxels of uint64 are rounded in float32"):
         assert load(path).array.reshape(-1)[0] == 2**24 + 1
 
 
+@fault("F-43")
 def test_f43_unknown_frame_forbids_millimetres(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii", content(**NO_FORMS))
     with pytest.warns(DataWarning, match="unknown frame"):
@@ -219,6 +227,7 @@ def test_f43_unknown_frame_forbids_millimetres(tmp_path: Path) -> None:
         volume.geometry.to_world_mm(np.zeros((1, 3)))
 
 
+@fault("F-44", "F-53")
 def test_f44_f53_units_are_honoured(tmp_path: Path) -> None:
     for unit, factor in ((3, 1e-3), (1, 1e3)):
         path = write(tmp_path / "a.nii", content(xyzt_units=unit))
@@ -227,12 +236,14 @@ def test_f44_f53_units_are_honoured(tmp_path: Path) -> None:
         np.testing.assert_allclose(volume.geometry.affine[:3], AFFINE[:3] * factor, rtol=1e-6)
 
 
+@fault("F-66")
 def test_f66_scaling_is_applied_once(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", content(scl_slope=2.5, scl_inter=-1024))
     volume = load(path)
     np.testing.assert_array_equal(volume.array, (VOXELS * 2.5 - 1024).astype(np.float32))
 
 
+@fault("F-70")
 def test_f70_pair_and_its_missing_partner(tmp_path: Path) -> None:
     data = content(magic=b"ni1", vox_offset=0)
     (tmp_path / "a.hdr").write_bytes(data[:348])

@@ -17,6 +17,7 @@ from nifti_bytes import (
     Make,
     changed,
     content,
+    fault,
     header,
     packed,
     plain,
@@ -92,6 +93,7 @@ def test_unusable_file_is_refused_with_file_cause_and_fix(
     assert peak < SMALL_BYTES
 
 
+@fault("F-48")
 def test_f48_size_over_budget_is_refused_before_inflating(tmp_path: Path) -> None:
     size = 64 * 2**20  # 64 MiB of zeros in about 64 kB
     record = header()
@@ -113,6 +115,7 @@ def test_f48_size_over_budget_is_refused_before_inflating(tmp_path: Path) -> Non
         tracemalloc.stop()
 
 
+@fault("F-48")
 def test_f48_endless_tail_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segkit.data.files.MAX_EXCESS", 2**16)
     write(tmp_path / "a.nii.gz", bytes(content()) + bytes(2**21))
@@ -120,12 +123,14 @@ def test_f48_endless_tail_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load(tmp_path / "a.nii.gz")
 
 
+@fault("F-49")
 def test_f49_folder_named_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").mkdir()
     with pytest.raises(InputError, match="is a folder, its name is that of a file"):
         load(tmp_path / "a.nii.gz")
 
 
+@fault("F-76")
 def test_f76_special_files_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.nii")
     with pytest.raises(InputError, match=r"fifo\.nii: is a FIFO"):
@@ -139,6 +144,7 @@ def test_f76_special_files_are_not_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@fault("F-77")
 def test_f77_file_that_changes_while_it_is_read(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +161,7 @@ def test_f77_file_that_changes_while_it_is_read(
         load(path)
 
 
+@fault("F-78")
 def test_f78_unreadable_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.nii").symlink_to("gone.nii")
     with pytest.raises(InputError, match=r"does not exist \(a link to gone\.nii\)"):
@@ -173,6 +180,7 @@ def test_f78_unreadable_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@fault("F-79")
 def test_f79_every_cut_is_refused(name: str, tmp_path: Path) -> None:
     path = write(tmp_path / name, content())
     data = path.read_bytes()
@@ -182,6 +190,7 @@ def test_f79_every_cut_is_refused(name: str, tmp_path: Path) -> None:
             load(path)
 
 
+@fault("F-80")
 def test_f80_flipped_bits_never_change_voxels_silently(tmp_path: Path) -> None:
     data = packed()
     path = tmp_path / "a.nii.gz"

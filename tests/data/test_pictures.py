@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from nifti_bytes import fault
 from PIL import Image
 
 from segkit.data.readers import count_frames, load
@@ -162,6 +163,7 @@ def test_damaged_picture_is_refused(data: bytes, cause: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("data", [PNG, TIFF], ids=["png", "tiff"])
+@fault("F-79")
 def test_f79_every_cut_of_a_picture_is_refused(data: bytes, tmp_path: Path) -> None:
     for part in range(32):
         (tmp_path / "a.png").write_bytes(data[: len(data) * part // 32])
@@ -169,6 +171,7 @@ def test_f79_every_cut_of_a_picture_is_refused(data: bytes, tmp_path: Path) -> N
             load(tmp_path / "a.png")
 
 
+@fault("F-13")
 def test_f13_huge_picture_is_refused_before_decoding(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(encoded(np.zeros((4000, 4000), np.uint8), "PNG"))
     tracemalloc.start()
@@ -181,6 +184,7 @@ def test_f13_huge_picture_is_refused_before_decoding(tmp_path: Path) -> None:
     assert caught.value.option == "--max-gb"
 
 
+@fault("F-25")
 def test_f25_pages_need_a_choice(tmp_path: Path) -> None:
     stack = np.stack([GREY, GREY // 2, GREY // 3])
     (tmp_path / "a.tif").write_bytes(tiff(stack, photometric="minisblack"))
