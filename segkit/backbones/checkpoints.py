@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedReader
@@ -83,14 +83,18 @@ class KeyReport:
         return bool(self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
+        return self.text(limit=_SHOWN)
+
+    def text(self, *, limit: int | None = None) -> str:
+        """Describe the differences with at most `limit` keys of each kind."""
         parts = []
         if self.missing:
-            parts.append(f"{len(self.missing)} missing: {_listed(self.missing)}")
+            parts.append(f"{len(self.missing)} missing: {_listed(self.missing, limit)}")
         if self.unexpected:
-            parts.append(f"{len(self.unexpected)} unexpected: {_listed(self.unexpected)}")
+            parts.append(f"{len(self.unexpected)} unexpected: {_listed(self.unexpected, limit)}")
         if self.mismatched:
             texts = [f"{k} expected {e}, found {f}" for k, (e, f) in self.mismatched.items()]
-            parts.append(f"{len(texts)} of another shape: {_listed(texts)}")
+            parts.append(f"{len(texts)} of another shape: {_listed(texts, limit)}")
         if self.missing and self.unexpected:
             near = difflib.get_close_matches(self.missing[0], self.unexpected, n=1)
             parts += [f"is {near[0]} meant to be {self.missing[0]}?"] if near else []
@@ -279,6 +283,7 @@ def _check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _listed(names: Sequence[str], limit: int | None = _SHOWN) -> str:
+    shown = names[:limit]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more

@@ -221,7 +221,7 @@ def _sizes(state: Mapping[str, Tensor], task: _Task, lacks: tuple[str, ...] = ()
         reports[name] = report
     name = min(reports, key=lambda name: _differences(reports[name]))
     raise CheckpointError(
-        f"keys are not those of {task.family!r} on {name}: {reports[name]}",
+        f"keys are not those of {task.family!r} on {name}: {reports[name].text()}",
         fix="choose the family, and with --backbone the size, the file was made for",
         path=task.path,
         code="keys_differ",

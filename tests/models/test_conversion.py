@@ -212,6 +212,17 @@ def test_another_size_is_reported_against_the_nearest(tmp_path: Path) -> None:
         convert("sam", source, tmp_path / "x.safetensors")
 
 
+def test_every_differing_key_is_reported(tmp_path: Path) -> None:
+    state = {k: v for k, v in sam().state_dict().items() if not k.startswith("mask_decoder.")}
+    gone = set(sam().state_dict()) - set(state)
+    state |= {f"extra.{index}": torch.ones(1) for index in range(20)}
+    source = saved(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError) as raised:
+        convert("sam", source, tmp_path / "x.safetensors", backbone="sam_tiny")
+    named = set(raised.value.cause.replace(";", ",").replace(": ", ", ").split(", "))
+    assert gone | {f"extra.{index}" for index in range(20)} <= named
+
+
 def test_the_named_backbone_is_binding(tmp_path: Path) -> None:
     source = saved(sam().state_dict(), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"on sam_vit_b: .* missing"):
