@@ -9,7 +9,7 @@ import numpy as np
 
 from segkit.data.dicom_file import is_dicom_file, looks_like_dicom
 from segkit.data.dicom_frames import SEGMENTATION, Frame, is_image_class, read_frames
-from segkit.data.dicom_lattice import Lattice, fit_lattice, place
+from segkit.data.dicom_lattice import Lattice, fit_lattice, geometry_of, place
 from segkit.data.dicom_pixels import read_stack, stored_pixels
 from segkit.data.dicom_scan import Scan, scan_folder, walk
 from segkit.data.dicom_seg import read_seg
@@ -17,7 +17,6 @@ from segkit.data.dicom_series import check_directions, choose_series, choose_sta
 from segkit.data.options import ReadOptions
 from segkit.data.volume import Volume
 from segkit.errors import DataWarning, InputError
-from segkit.geometry import Geometry
 
 _SNIFFED = 1000
 
@@ -115,7 +114,7 @@ def _volume_of(folder: Path, scan: Scan, options: ReadOptions) -> Volume:
     )
     return Volume(
         array=array,
-        geometry=Geometry(array.shape, lattice.affine(spacing)),
+        geometry=geometry_of(array.shape, lattice.affine(spacing), folder),
         path=folder,
         header=_header(stack, lattice, scan),
         notes=tuple(note for note in notes if note),
@@ -134,7 +133,7 @@ def _with_declared_spacing(
         return frames, ""
     if options.spacing is None:
         raise InputError(
-            "has no PixelSpacing, or one that is not positive",
+            "has no PixelSpacing, or one that no pixel can have",
             path=folder,
             fix="state the voxel size with --spacing x,y,z in mm (x between columns, y between "
             "rows; distances of slices come from their positions)",
@@ -178,7 +177,7 @@ def _unplaced(frames: list[Frame], path: Path, options: ReadOptions) -> Volume:
     notes = ("unknown frame: no position in the patient; nothing can be stated in mm",)
     return Volume(
         array=array,
-        geometry=Geometry(array.shape, affine, is_known=False),
+        geometry=geometry_of(array.shape, affine, path, is_known=False),
         path=path,
         header={
             "format": "dicom",

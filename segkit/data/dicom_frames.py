@@ -33,6 +33,8 @@ _NOT_IMAGES = (
     "1.2.840.10008.5.1.4.1.1.11",  # presentation states
     "1.2.840.10008.5.1.4.1.1.9",  # waveforms
 )
+_PLACES = ("ImagePositionPatient", "ImageOrientationPatient", "SliceThickness")
+_FAR_MM = 1e6
 _SLICES = frozenset(
     "1.2.840.10008.5.1.4.1.1." + end for end in ("2", "2.1", "2.2", "4", "4.1", "4.4", "128")
 )
@@ -208,6 +210,8 @@ def _floats(dataset: Dataset | None, keyword: str, count: int) -> tuple[float, .
         return None
     if len(values) != count or not all(math.isfinite(v) for v in values):
         raise ValueError(f"{keyword} needs {count} finite numbers")
+    if keyword in _PLACES and max(map(abs, values)) > _FAR_MM:
+        raise ValueError(f"{keyword} is more than {_FAR_MM:g} mm away")
     return values
 
 
@@ -217,9 +221,9 @@ def _float(dataset: Dataset | None, keyword: str) -> float | None:
 
 
 def _spacing(dataset: Dataset | None) -> tuple[float, float] | None:
-    """In-plane spacing in mm; None if it is missing or not positive."""
+    """In-plane spacing in mm; None if it is missing or no length a pixel can have."""
     values = _floats(dataset, "PixelSpacing", 2)
-    if values is None or min(values) <= 0:
+    if values is None or min(values) < 1 / _FAR_MM or max(values) > _FAR_MM:
         return None
     return values[0], values[1]
 

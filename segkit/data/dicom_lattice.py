@@ -11,6 +11,7 @@ from scipy import ndimage
 from segkit.data.dicom_frames import Frame
 from segkit.data.dicom_series import SAME_PLACE_MM, directions
 from segkit.errors import InputError
+from segkit.geometry import Geometry
 
 TOLERANCE = 0.01
 """How far a slice may lie off its place, as a share of the distance of slices."""
@@ -177,6 +178,25 @@ def _resample(
         low, high = heights[after - 1], heights[after]
         volume[k] = _blend(slices[after - 1], slices[after], (height - low) / (high - low))
     return volume
+
+
+def geometry_of(
+    shape: tuple[int, int, int],
+    affine: Float[np.ndarray, "4 4"],
+    path: Path,
+    *,
+    is_known: bool = True,
+) -> Geometry:
+    """Geometry, with an impossible lattice (e.g. a pixel spacing of 1e-300) as a typed error."""
+    try:
+        return Geometry(shape, affine, is_known)
+    except ValueError as error:
+        raise InputError(
+            f"has positions or spacings that make no lattice ({error})",
+            path=path,
+            fix="the header is damaged; export the series again",
+            code="lattice",
+        ) from error
 
 
 def _irregular(folder: Path, gaps: np.ndarray, off: np.ndarray) -> InputError:

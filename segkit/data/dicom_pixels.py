@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset
 from pydicom.pixels import apply_color_lut, get_decoder, iter_pixels
 from pydicom.uid import RLELossless
 
-from segkit.data.dicom_file import read_dataset, refuse_damage
+from segkit.data.dicom_file import quiet_parser, read_dataset, refuse_damage
 from segkit.data.dicom_frames import Encoding, Frame
 from segkit.errors import InputError
 
@@ -165,7 +165,8 @@ def _grey(pixels: np.ndarray, dataset: FileDataset) -> np.ndarray:
 def _check_codec(path: str, syntax: object) -> None:
     name = getattr(syntax, "name", str(syntax))
     try:
-        decoder = get_decoder(str(syntax))
+        with quiet_parser():
+            decoder = get_decoder(str(syntax))
     except NotImplementedError as error:
         raise InputError(
             f"is stored as {name}, which is not read",

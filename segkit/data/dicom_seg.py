@@ -6,10 +6,7 @@ for.
 """
 
 import importlib
-import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,11 +17,12 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import generate_uid
 
+from segkit.data.atomic import atomic_file
 from segkit.data.dicom_file import quiet_parser, read_dataset, refuse_damage
 from segkit.data.dicom_frames import SEGMENTATION, Frame, read_frames
-from segkit.data.dicom_lattice import is_regular, slots_of
+from segkit.data.dicom_lattice import geometry_of, is_regular, slots_of
 from segkit.data.dicom_pixels import decode_file
-from segkit.data.dicom_series import directions
+from segkit.data.dicom_series import check_directions, directions
 from segkit.data.volume import Volume
 from segkit.errors import InputError, MissingExtraError
 from segkit.geometry import Geometry
@@ -116,8 +114,8 @@ def write_seg(
     names = [(labels or {}).get(value, f"label {value}") for value in values]
     with quiet_parser():
         document = _document(sources, pixels, names)
-        with _appearing(path) as temporary:
-            document.save_as(temporary, enforce_file_format=True)
+        with atomic_file(path) as file:
+            document.save_as(file, enforce_file_format=True)
 
 
 def _segment_frames(path: str | Path) -> tuple[list[Frame], dict[int, str]]:
@@ -155,6 +153,7 @@ def _decoded(
 
 def _grid(frames: Sequence[Frame], path: Path, like: Volume | None) -> tuple[Geometry, list[int]]:
     """Lattice of the label map and the slice of each frame on it."""
+    check_directions(frames, path)
     if like is not None:
         return like.geometry, _slots_on(frames, path, like)
     spacing = frames[0].spacing_mm
@@ -179,7 +178,7 @@ def _grid(frames: Sequence[Frame], path: Path, like: Volume | None) -> tuple[Geo
     )
     encoding = frames[0].encoding
     shape = (int(slots[-1]) + 1, encoding.rows, encoding.columns)
-    geometry = Geometry(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    geometry = geometry_of(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, path)
     return geometry, [int(slots[n]) for n in which]
 
 
@@ -341,23 +340,3 @@ def _document(sources: list[Dataset], pixels: np.ndarray, names: Sequence[str]) 
         software_versions=VERSION,
         device_serial_number="0",
     )
-
-
-@contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of `path` that takes its name once it is written and on the disk."""
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"cannot be written ({error.strerror})",
-            path=path,
-            fix="choose a folder that exists, has room and is writable",
-            code="write",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
 """Synthetic DICOM series: 10 slices of 8 x 8, 0.8 mm pixels, 3 mm apart, intercept -1024."""
 
+import io
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +66,24 @@ def write_series(
     prefix: str = "slice",
 ) -> Path:
     """Write slices; `edit` changes each header in place before it is saved."""
+    folder.mkdir(parents=True, exist_ok=True)
     for k in slices:
+        file = folder / f"{prefix}{k:03d}.dcm"
+        if edit is None:
+            file.write_bytes(plain_slice(k, series))
+            continue
         header = make_slice(k, series)
-        if edit is not None:
-            edit(k, header)
-        save(header, folder / f"{prefix}{k:03d}.dcm")
+        edit(k, header)
+        save(header, file)
     return folder
+
+
+@lru_cache(maxsize=256)
+def plain_slice(k: int, series: str) -> bytes:
+    """File content of an unedited slice."""
+    content = io.BytesIO()
+    make_slice(k, series).save_as(content, enforce_file_format=True)
+    return content.getvalue()
 
 
 def expected_array(slices: Sequence[int] = range(SLICES)) -> np.ndarray:

@@ -74,13 +74,21 @@ def no_spacing(k: int, header: FileDataset) -> None:
     del header.PixelSpacing
 
 
+def absurd_spacing(k: int, header: FileDataset) -> None:
+    header.PixelSpacing = ["1e-12", "1e200"]
+
+
 def zero_spacing(k: int, header: FileDataset) -> None:
     header.PixelSpacing = [0, 0]
 
 
 @pytest.mark.parametrize(
     "edit",
-    [pytest.param(no_spacing, id="D-14-missing"), pytest.param(zero_spacing, id="D-14-zero")],
+    [
+        pytest.param(no_spacing, id="D-14-missing"),
+        pytest.param(zero_spacing, id="D-14-zero"),
+        pytest.param(absurd_spacing, id="D-14-absurd"),
+    ],
 )
 def test_pixel_spacing_must_be_declared(tmp_path: Path, edit: Edit) -> None:
     folder = write_series(tmp_path / "s", edit)

@@ -5,9 +5,12 @@ import re
 import resource
 import struct
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dicom_builder import (
     refuse,
@@ -140,3 +143,20 @@ def test_deflated_bomb_is_refused(
     monkeypatch.setattr("segkit.data.dicom_file._MAX_INFLATED", 1 << 20)
     with pytest.raises(InputError, match=r"deflated content exceeds 1,048,576 bytes"):
         read_series(folder)
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, id=f"D-20-fuzz-{seed}") for seed in range(6)])
+def test_damage_anywhere_is_a_typed_error_or_harmless(tmp_path: Path, seed: int) -> None:
+    (file,) = write_series(tmp_path / "s", slices=[0]).iterdir()
+    original, random = file.read_bytes(), np.random.default_rng(seed)
+    for _ in range(30):
+        content = bytearray(original)
+        for place in random.integers(130, len(content), 3):
+            content[place] = random.choice([0, 255, content[place] ^ 1])
+        file.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)
+            # anything but this typed error would fail the test
+            with suppress(InputError):
+                volume = read_series(file)
+                assert volume.array.shape == volume.geometry.shape

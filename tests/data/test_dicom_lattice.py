@@ -19,6 +19,9 @@ from dicom_builder import (
 )
 from pydicom.dataset import FileDataset
 
+from segkit.data.dicom import read_series
+from segkit.errors import InputError
+
 
 @pytest.mark.parametrize("missing", [pytest.param(4, id="D-01-missing-slice")])
 def test_a_missing_slice_is_never_stretched_over(tmp_path: Path, missing: int) -> None:
@@ -111,3 +114,18 @@ def test_slices_far_apart_are_not_one_stack(tmp_path: Path) -> None:
         header.ImagePositionPatient = [10, 20, STEP * k + (3000 if k > 4 else 0)]
 
     refuse(write_series(tmp_path / "s", edit), "spread over the room of", fill_gap=True)
+
+
+def test_positions_that_make_no_lattice_are_typed_errors(tmp_path: Path) -> None:
+    def edit(k: int, header: FileDataset) -> None:
+        header.ImagePositionPatient = [90_000.0 * k, 0.0, 0.01 * k]
+
+    refuse(write_series(tmp_path / "s", edit), "make no lattice")
+
+
+def test_positions_out_of_reach_are_refused(tmp_path: Path) -> None:
+    def edit(k: int, header: FileDataset) -> None:
+        header.ImagePositionPatient = [0.0, 0.0, f"{1e200 * (k + 1):g}"]
+
+    with pytest.raises(InputError, match=r"slice000\.dcm: cannot be read as DICOM"):
+        read_series(write_series(tmp_path / "s", edit))
