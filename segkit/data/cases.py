@@ -6,8 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+
+def read_only(table: dict[object, object]) -> MappingProxyType[object, object]:
+    """View of a table that nobody can change."""
+    return MappingProxyType(table)
+
+
 # read-only tables are part of cases and options, which must reach workers that are not forked
-copyreg.pickle(MappingProxyType, lambda table: (MappingProxyType, (dict(table),)))
+copyreg.pickle(MappingProxyType, lambda table: (read_only, (dict(table),)))
 
 SUFFIXES = (
     *(".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg"),

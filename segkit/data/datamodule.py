@@ -228,13 +228,10 @@ class SliceDataModule:
     def _opened(self, side: Side) -> tuple[list[Case], list[Stack]]:
         """Cases of a side that can be read, with their prepared slices."""
         cases = self._hashed(side)
+        opener = _Opener(self._cache, cases)
+        one_by_one = replace(self.loader, batch_size=1)
         loader = GuardedLoader(
-            _Opener(self._cache, cases),
-            range(len(cases)),
-            _whole,
-            replace(self.loader, batch_size=1),
-            name=lambda index: cases[index].id,
-            skips=self._skips,
+            opener.open, range(len(cases)), _whole, one_by_one, name=opener.name, skips=self._skips
         )
         stacks = dict(pair for batch in loader for pair in batch)
         if not stacks:
@@ -262,13 +259,16 @@ class SliceDataModule:
 
 
 class _Opener:
-    """Prepares the case of an index; a class, so that it travels to workers."""
+    """Prepares the case of an index; no closure, so that it travels to workers."""
 
     def __init__(self, cache: StackCache, cases: Sequence[Case]) -> None:
         self.cache, self.cases = cache, cases
 
-    def __call__(self, index: int) -> tuple[int, Stack]:
+    def open(self, index: int) -> tuple[int, Stack]:
         return index, self.cache.get(self.cases[index])
+
+    def name(self, index: int) -> str:
+        return self.cases[index].id
 
 
 def _whole(items: list[tuple[int, Stack]]) -> list[tuple[int, Stack]]:

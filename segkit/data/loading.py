@@ -146,7 +146,7 @@ class GuardedLoader(Generic[Item]):
     def __init__(
         self,
         load: Callable[[Any], Any],
-        sampler: Sampler[Any] | Sequence[int],
+        sampler: Sampler[Any] | Sequence[Draw | int],
         collate: Callable[[list[Any]], Item],
         spec: LoaderSpec,
         *,

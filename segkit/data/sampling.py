@@ -44,7 +44,7 @@ def check_empty(empty: Empty) -> float:
 
 
 def slice_table(
-    foreground: Sequence[Int[np.ndarray, " slices"]], empty: Empty = "keep", *, seed: int = 0
+    foreground: Sequence[Int[np.ndarray, " _"]], empty: Empty = "keep", *, seed: int = 0
 ) -> Int[np.ndarray, "samples 2"]:
     """List (case, slice) of all slices to train on, ordered by case and slice.
 

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import blosc2
 import numpy as np
@@ -135,7 +135,7 @@ def quantise(image: Float[np.ndarray, "c h w"], dtype: str) -> Shaped[np.ndarray
     return np.rint(image * np.float32(_MAX[dtype])).astype(dtype)
 
 
-def write_stack(stream: BinaryIO, facts: StackFacts, slices: Iterator[StackSlice]) -> None:
+def write_stack(stream: IO[bytes], facts: StackFacts, slices: Iterator[StackSlice]) -> None:
     """Write one file; slices are taken one at a time, so memory stays bounded."""
     stream.write(MAGIC)
     position = len(MAGIC)

@@ -1,5 +1,6 @@
 import inspect
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from segkit.data.label_options import LabelOptions
 from segkit.data.loading import LoaderSpec
 from segkit.data.preprocess import InputSpec, Intensity, SliceView
 from segkit.data.readers import load
+from segkit.data.sampling import Draw
 from segkit.data.splits import SplitSpec
 from segkit.data.transforms import AugmentSpec
 from segkit.errors import DataWarning, InputError
@@ -131,6 +133,14 @@ def test_workers_do_not_change_the_batches(pictures: Path, workers: int) -> None
     helped = module(pictures, augment=augment, loader=LoaderSpec(batch_size=3, workers=workers))
     for epoch in (0, 1):
         assert same(list(alone.train_loader(epoch)), list(helped.train_loader(epoch)))
+
+
+def test_samples_travel_to_workers_that_are_not_forked(pictures: Path) -> None:
+    samples = module(pictures, augment=AugmentSpec(flip_rows=True)).train_samples
+    copy = pickle.loads(pickle.dumps(samples))
+    for draw in (Draw(0, 1), Draw(5, 0)):
+        assert torch.equal(copy.load(draw).image, samples.load(draw).image)
+        assert copy.name(draw.index) == samples.name(draw.index)
 
 
 def test_epochs_and_seeds_differ(pictures: Path) -> None:

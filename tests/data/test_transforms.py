@@ -103,7 +103,7 @@ def test_no_flip_by_default() -> None:
 
 
 def test_mask_moves_with_the_image_and_keeps_its_ids() -> None:
-    spec = only(affine_probability=1.0, rotate_degrees=20, scale=0.2, shift=0.1)
+    spec = only(affine_probability=1.0, rotate_degrees=20.0, scale=0.2, shift=0.1)
     for seed in range(6):
         image, mask = run(spec, seed)
         assert set(mask.unique().tolist()) <= {0, 300}
@@ -116,7 +116,9 @@ def test_mask_moves_with_the_image_and_keeps_its_ids() -> None:
 def test_affine_stays_within_its_limits() -> None:
     mask = torch.zeros(SIZE, SIZE, dtype=torch.int64)
     mask[31:33, 31:33] = 1
-    change = Augmentation(only(affine_probability=1.0, rotate_degrees=0, scale=0, shift=0.1), SIZE)
+    change = Augmentation(
+        only(affine_probability=1.0, rotate_degrees=0.0, scale=0.0, shift=0.1), SIZE
+    )
     centres = []
     for seed in range(30):
         _, moved = change(torch.zeros(1, SIZE, SIZE), mask, seed=seed)
@@ -174,7 +176,7 @@ def test_padding_is_that_of_prediction() -> None:
 
 
 def test_what_comes_in_from_outside_is_padding() -> None:
-    spec = only(affine_probability=1.0, rotate_degrees=0, scale=0, shift=0.5)
+    spec = only(affine_probability=1.0, rotate_degrees=0.0, scale=0.0, shift=0.5)
     white, mask = torch.ones(1, SIZE, SIZE), torch.ones(SIZE, SIZE, dtype=torch.int64)
     image, moved = Augmentation(spec, SIZE)(white, mask, seed=4)
     colours = image[:, moved == 0].unique(dim=1)
