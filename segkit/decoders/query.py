@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from segkit.decoders.base import Decoder, select
+from segkit.decoders.two_way import draw, two_way
 from segkit.typing import Features, MaskPrediction, PromptTokens
 
 INIT_NOISE = 0.02
@@ -58,18 +59,13 @@ class QueryDecoder(Decoder):
     ) -> MaskPrediction:
         count = len(prompts.dense)
         image = select(features.levels[-1], count, image_index) + prompts.dense
-        _, _, rows, cols = image.shape
-
         output = torch.cat([self.iou_token.weight, self.class_tokens])
         tokens = torch.cat([output.expand(count, -1, -1), prompts.sparse], dim=1)
-        tokens, keys = self.transformer(image, prompts.positions, tokens)
-
-        image = keys.transpose(1, 2).view(count, -1, rows, cols)
-        image = self.output_upscaling(image)
+        tokens, cells = two_way(self.transformer, image, prompts.positions, tokens)
         weights = torch.stack(
             [head(tokens[:, 1 + index]) for index, head in enumerate(self.class_heads)], dim=1
         )
-        logits = (weights @ image.flatten(2)).unflatten(2, image.shape[2:])
+        logits = draw(self.output_upscaling, cells, weights, (image.shape[2], image.shape[3]))
         return MaskPrediction(logits, self.iou_head(tokens[:, 0]))
 
 

@@ -33,7 +33,7 @@ def tokens(modules: SamModules, count: int) -> PromptTokens:
 @torch.no_grad()
 def test_equals_official_bit_for_bit(modules: SamModules) -> None:
     image, prompts = features(1), tokens(modules, 3)
-    decoder = MaskDecoder(modules.mask_decoder)
+    decoder = MaskDecoder(modules.mask_decoder, attention="eager")
     logits, iou = modules.mask_decoder.predict_masks(
         image.levels[0], prompts.positions, prompts.sparse, prompts.dense
     )
@@ -71,3 +71,8 @@ def test_only_the_coarsest_level_is_read(modules: SamModules) -> None:
     pyramid = Features((torch.full((1, 8, 32, 32), torch.nan), *image.levels), image.grid)
     decoder = MaskDecoder(modules.mask_decoder)
     assert decoder(pyramid, prompts).logits.equal(decoder(image, prompts).logits)
+
+
+def test_unknown_attention_is_refused(modules: SamModules) -> None:
+    with pytest.raises(ValueError, match=r"attention must be one of .*got 'flash'"):
+        MaskDecoder(modules.mask_decoder, attention="flash")
