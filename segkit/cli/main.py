@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from segkit.errors import SegkitError
@@ -129,6 +130,7 @@ def _set_up_logging(is_debug: bool) -> None:
     """The only place that configures logging: segkit speaks, other packages only warn."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("segkit").setLevel(logging.DEBUG if is_debug else logging.INFO)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}"
     logging.captureWarnings(True)
 
 

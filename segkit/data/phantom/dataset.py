@@ -75,8 +75,9 @@ def _write_case(
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         image = nibabel.Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), affine)
-        image.set_qform(affine, 1)
+        # single-precision quaternions would contradict the sform by some thousandths of a voxel
         image.set_sform(affine, 1)
+        image.set_qform(affine, 0)
         image.header.set_xyzt_units("mm", "sec")
         nibabel.save(image, path)
         entry[key] = f"./{name}"
