@@ -87,7 +87,7 @@ def overlay(
     rows, cols = example.reference.shape
     shape = rows * example.aspect / cols
     width = 10.5 / max(count, 3)
-    height = width * min(max(shape, 0.35), 1.6) + 0.3
+    height = width * min(max(shape, 0.35), 1.25) + 0.3
     with new_figure(width * count, height, theme) as figure:
         panels = np.atleast_1d(figure.subplots(1, count))
         for axes in panels:

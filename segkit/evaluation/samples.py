@@ -118,8 +118,10 @@ class SampleReader:
     def _channel(self) -> int | None:
         """Number of the image to read, of one named in the data set too."""
         channel = self.samples.channel
-        if len(self.channels) < 2 or not isinstance(channel, str):
-            return None if len(self.channels) < 2 else channel
+        if len(self.channels) < 2:
+            return None
+        if not isinstance(channel, str):
+            return channel
         if channel not in self.channels:
             raise InputError(
                 f"the data set has no channel {channel!r}",

@@ -24,7 +24,9 @@ def labels_of(number: int) -> np.ndarray:
     """An ellipsoid in two halves whose centre depends on the number of the case."""
     k, j, i = np.ogrid[:6, :28, :20]
     rows, cols = 13 + number % 3, 9 + number % 2
-    inside = ((k - 2.5) / 2.6) ** 2 + ((j - rows) / (9 - number / 5)) ** 2 + ((i - cols) / 6) ** 2 < 1
+    inside = ((k - 2.5) / 2.6) ** 2 + ((j - rows) / (9 - number / 5)) ** 2 + (
+        (i - cols) / 6
+    ) ** 2 < 1
     return np.where(inside, np.where(j < rows, 1, 2), 0).astype(np.uint8)
 
 
@@ -56,10 +58,10 @@ def picture_sample() -> Sample:
     return Sample("discs", "discs", Picture(image), reference, instances=ids)
 
 
-@pytest.fixture
-def data_root(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MSD layout: six training and five test cases; the last test case has no foreground."""
-    root = tmp_path / "data"
+    root = tmp_path_factory.mktemp("evaluation") / "data"
     for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (root / folder).mkdir(parents=True)
     affine = np.diag([*SPACING[::-1], 1.0])
@@ -77,13 +79,12 @@ def data_root(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> Callable[[bool], Path]:
-    """A run folder of an untrained tiny model, automatic or interactive."""
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """A new run folder of an untrained tiny model, automatic or interactive."""
 
     def make(is_automatic: bool) -> Path:
-        folder = tmp_path / ("automatic" if is_automatic else "interactive")
-        folder.mkdir()
+        folder = tmp_path_factory.mktemp("automatic" if is_automatic else "interactive")
         segmenter = build.sam_tiny(classes=2 if is_automatic else None)
         spec = InputSpec(size=64, intensity=Intensity("percentile"))
         info = ModelInfo.of(segmenter, labels=LABELS, input=spec)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from segkit.evaluation.measuring import measure, peak_memory_mb
 from segkit.evaluation.rows import Row
@@ -80,6 +81,4 @@ def test_log_lines_do_not_name_cases(
 
 
 def test_memory_is_reported() -> None:
-    import torch
-
     assert peak_memory_mb(torch.device("cpu"))["host"] > 50

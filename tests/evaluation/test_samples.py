@@ -1,5 +1,6 @@
 """Cases are read as in training, and go by names that may be published."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +74,12 @@ def test_ignored_voxels_are_marked(cells: Path) -> None:
 
 
 def test_cases_without_reference_are_refused(data_root: Path) -> None:
-    from dataclasses import replace
-
     case = replace(find_cases(data_root).cases["train"][0], label=None)
     with pytest.raises(InputError, match="'case_001' has no reference; evaluation needs labels"):
         SampleReader(LABELS).read(case)
 
 
 def test_several_images_need_a_choice(data_root: Path) -> None:
-    from dataclasses import replace
-
     case = find_cases(data_root).cases["train"][0]
     double = replace(case, image=case.image * 2)
     with pytest.raises(

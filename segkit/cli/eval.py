@@ -1,0 +1,147 @@
+"""`segkit eval`: read what the run says about its data, build the settings, evaluate, print."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress as Bar
+
+from segkit.cli.hydra_app import run_hydra
+from segkit.cli.targets import check_targets
+from segkit.data.datamodule import SampleSpec, SourceSpec
+from segkit.data.splits import SplitSpec
+from segkit.errors import InputError
+from segkit.evaluation import Evaluation, EvaluationSettings, OracleProtocol, evaluate
+from segkit.evaluation.samples import Progress
+
+Spec = TypeVar("Spec")
+
+_CLICKS = 3
+
+
+def run(words: Sequence[str]) -> int:
+    """Run `segkit eval run=RUN data.root=PATH [split=test] [overrides]`."""
+    return run_hydra("eval", evaluate_and_print, words)
+
+
+def evaluate_and_print(cfg: DictConfig) -> int:
+    """Evaluate one composed config and print a line per row."""
+    with _progress() as progress:
+        found = evaluate_config(cfg, progress)
+    for line in _lines(found):
+        sys.stdout.write(f"{line}\n")
+    return 0
+
+
+def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evaluation:
+    """Evaluate what a composed config asks for.
+
+    Raises:
+        InputError: The config names something it may not build, or the run cannot be read.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_targets(plain)
+    trained = _training_config(Path(cfg.run))
+    slices = trained.get("data", {}).get("slices", {})
+    source = _changed(_built(slices, "source", SourceSpec), plain["data"])
+    protocol = _protocol(plain["prompt"], trained)
+    settings: EvaluationSettings = instantiate(cfg.settings, _convert_="all")
+    return evaluate(
+        cfg.run,
+        source.find(plain["data"]["root"]),
+        split=cfg.split,
+        out=cfg.out,
+        settings=replace(settings, protocol=protocol),
+        checkpoint=cfg.checkpoint or trained.get("backbone", {}).get("checkpoint"),
+        device=cfg.device,
+        splits=_built(slices, "split", SplitSpec),
+        samples=_changed(_built(slices, "samples", SampleSpec), plain["data"]),
+        progress=progress,
+    )
+
+
+def _training_config(run_path: Path) -> Mapping[str, Any]:
+    """Settings of the training; empty for a model that comes without."""
+    path = run_path / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(
+            "this is not a readable YAML file", path=path, fix="restore it, or remove it"
+        ) from error
+    if not isinstance(found, dict):
+        raise InputError(f"expected settings by name, got {found!r}", path=path, fix="remove it")
+    check_targets(found)
+    return found
+
+
+def _built(slices: Mapping[str, Any], name: str, kind: type[Spec]) -> Spec:
+    """Part of the data settings of the training, or the default."""
+    if name not in slices:
+        return kind()
+    built = instantiate(slices[name], _convert_="all")
+    if not isinstance(built, kind):
+        raise InputError(f"data.slices.{name} of the run is no {kind.__name__}, got {built!r}")
+    return built
+
+
+def _changed(spec: Any, given: Mapping[str, Any]) -> Any:
+    """Settings of the training with those that were given now."""
+    known = type(spec).__dataclass_fields__
+    return replace(spec, **{k: v for k, v in given.items() if k in known and v is not None})
+
+
+def _protocol(given: Mapping[str, Any], trained: Mapping[str, Any]) -> OracleProtocol:
+    """The simulated user that was asked for, else one like that of the training."""
+    interaction = trained.get("prompt", {}).get("interaction") or {}
+    kind = given["kind"]
+    if kind is None:
+        kind = "clicks" if interaction.get("box_share") == 0 or given["clicks"] else "box"
+    clicks = given["clicks"] or (_CLICKS if kind == "clicks" else 1)
+    return OracleProtocol(**{**given, "kind": kind, "clicks": clicks})
+
+
+def _silent(done: int, total: int) -> None:
+    """Not a terminal."""
+
+
+def _lines(found: Evaluation) -> Iterator[str]:
+    summary = found.summary
+    width = max(len(row["title"]) for row in summary["rows"].values())
+    yield f"{summary['cases']} cases of {summary['split']}, mean over classes [95 % interval]"
+    for row in summary["rows"].values():
+        mean = row["mean"]
+        oracle = "  (oracle prompt)" if row["is_oracle"] else ""
+        yield (
+            f"{row['title']:{width}}  Dice {_interval(mean['dice'], 3)}"
+            f"  NSD {_interval(mean['nsd'], 3)}"
+            f"  HD95 {_interval(mean['hd95_mm'], 2)} {summary['unit']}{oracle}"
+        )
+    if found.folder is not None:
+        yield f"report: {found.folder / 'report.html'}"
+
+
+def _interval(figure: Mapping[str, Any], digits: int) -> str:
+    low, high = figure["ci95"]
+    spread = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{figure['mean']:.{digits}f}{spread}"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal; elsewhere the log has a line per case."""
+    if not sys.stderr.isatty():
+        yield _silent
+        return
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("evaluating")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
