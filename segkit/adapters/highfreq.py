@@ -38,7 +38,7 @@ class HighFrequency(Adapter):
     Example:
         >>> backbone = SamBackbone.tiny(partial(HighFrequency, ratio=8))
         >>> sum(p.numel() for p in backbone.adapter.parameters())
-        1120
+        1124
     """
 
     def __init__(

@@ -6,6 +6,7 @@ tiny member of their family. An adapter that cannot work on a backbone must say 
 """
 
 import copy
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -93,6 +94,18 @@ def test_the_suite_finds_adapters_and_backbones() -> None:
     names = {item.__name__ for item in subclasses_in(segkit.adapters, Adapter)}
     assert {"DepthwiseDilated", "HighFrequency", "LoRA", "Stack"} <= names
     assert "SamBackbone" in {item.__name__ for item in BACKBONES}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [*subclasses_in(segkit.adapters, Adapter), *subclasses_in(segkit.backbones, Backbone)],
+    ids=lambda item: item.__name__,
+)
+def test_the_example_of_the_class_runs(item: type) -> None:
+    names = vars(segkit.adapters) | vars(segkit.backbones) | {"torch": torch, "partial": partial}
+    (example,) = doctest.DocTestFinder(recurse=False).find(item, globs=names | {"Grid": Grid})
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 def test_starts_as_the_identity(make: Make, plain: Backbone) -> None:
