@@ -20,6 +20,7 @@ Triple = tuple[int, int, int]
 
 WORLD_AXES = ("LR", "PA", "IS")  # letters of the negative and the positive end of x, y, z
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+MIN_MM, MAX_MM = 1e-12, 1e12  # far beyond any image; squares and products stay finite
 MIN_INDEPENDENCE = 1e-6  # determinant of the unit columns, below which an affine counts as singular
 
 
@@ -218,10 +219,12 @@ def affine_fault(affine: Float[np.ndarray, "..."]) -> str | None:
         return f"must be 4 x 4, got {' x '.join(map(str, affine.shape))}"
     if not np.isfinite(affine).all():
         return "holds NaN or Inf"
+    if np.abs(affine).max() > MAX_MM:
+        return f"holds {np.abs(affine).max():.3g}, which is no length of a body in mm"
     if (last := affine[3].tolist()) != [0.0, 0.0, 0.0, 1.0]:
         return f"must end with the row 0 0 0 1, got {last}; is it transposed?"
     steps = np.linalg.norm(affine[:3, :3], axis=0)
-    if steps.min() == 0 or abs(np.linalg.det(affine[:3, :3] / steps)) < MIN_INDEPENDENCE:
+    if steps.min() < MIN_MM or abs(np.linalg.det(affine[:3, :3] / steps)) < MIN_INDEPENDENCE:
         return "is singular: its axes do not span space"
     return None
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from segkit.data.options import ReadOptions
 from segkit.errors import InputError
-from segkit.geometry import Geometry, affine_fault
+from segkit.geometry import MAX_MM, MIN_MM, Geometry, affine_fault
 
 MAX_HEADER = 2**20  # bytes searched for the end of a text header
 EXPORT = "export the file again"
@@ -102,7 +102,7 @@ def unframed(
     if options.spacing is not None:
         notes.append(f"no frame in the file; voxel size {options.spacing} mm as asked")
         return Geometry.from_spacing(shape, options.spacing[::-1])
-    if spacing is None or not all(0 < step < math.inf for step in spacing):
+    if spacing is None or not all(MIN_MM < step < MAX_MM for step in spacing):
         raise InputError(
             "no frame, and no voxel size" + (f" but {spacing}" if spacing else ""),
             fix="give the voxel size with --spacing x,y,z in mm",

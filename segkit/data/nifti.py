@@ -157,7 +157,8 @@ def _finish(
     array = to_native(array)
     if header.channels > 1:
         return grey(array, options, path, notes)
-    array = real_part(scaled(array, header.slope, header.inter), options, path, notes)
+    array = scaled(array, header.slope, header.inter, path)
+    array = real_part(array, options, path, notes)
     return check_values(array, options, path, notes)
 
 

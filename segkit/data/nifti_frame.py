@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from segkit.data.options import Form, ReadOptions
 from segkit.errors import InputError
-from segkit.geometry import Geometry, affine_fault
+from segkit.geometry import MAX_MM, MIN_MM, Geometry, affine_fault
 
 UNITS = {0: ("mm (not stated)", 1.0), 1: ("m", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}
 SAME_VOXELS, NEAR_VOXELS = 1e-3, 0.5  # corner distances: equal, and still usable
@@ -60,7 +60,7 @@ class NiftiFrame:
     @property
     def has_pixdim(self) -> bool:
         """Whether the voxel size in `pixdim` is usable."""
-        return all(0 < step < math.inf for step in self.pixdim[1:])
+        return all(MIN_MM < step < MAX_MM for step in self.pixdim[1:])
 
     def matrix(self, form: Form) -> Float[np.ndarray, "4 4"]:
         """Affine of one form in the file's unit; meaningless values where `fault` is not None."""
@@ -80,7 +80,7 @@ class NiftiFrame:
             return "is not set (code 0)"
         if form == "qform":
             square = sum(part * part for part in self.quatern)
-            if not square <= 1 + 1e-6:
+            if not square <= 1 + 1e-6:  # also where it is NaN
                 return f"has the quaternion {self.quatern}, which is no rotation"
             if not self.has_pixdim:
                 return f"needs pixdim, which is {self.pixdim[1:]}"

@@ -208,12 +208,19 @@ def nrrd_geometry(
         numbers(text[1:-1].replace(",", " "), None, "space directions", path)
         for text in re.findall(r"\([^)]*\)", entries.get("spacedirections", ""))
     ]
+    if directions and len(directions) != len(axes.sizes):
+        raise InputError(
+            f"has {len(directions)} space directions for {len(axes.sizes)} axes",
+            fix=EXPORT,
+            path=path,
+        )
     space = entries.get("space", "").lower().removesuffix("-time")
     unit = _unit(header, notes)
     if space not in TO_RAS or len(directions) != 3 or any(len(one) != 3 for one in directions):
         spacing = [float(np.linalg.norm(one)) for one in directions]
         if not spacing and "spacings" in entries:
-            spacing = numbers(entries["spacings"], None, "spacings", path)
+            count = len(axes.sizes) + (1 if axes.side else 0)
+            spacing = numbers(entries["spacings"], count, "spacings", path)
             spacing = spacing[1:] if axes.side < 0 else spacing
         steps = tuple(step * unit for step in spacing[: len(axes.sizes)]) or None
         return unframed(shape, steps, options, path, notes)

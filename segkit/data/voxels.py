@@ -1,6 +1,8 @@
 """Raw voxels to usable ones: colour and complex parts, scaling, NaN and overflow."""
 
+import math
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Shaped
@@ -66,16 +68,23 @@ def real_part(
 
 
 def scaled(
-    array: Shaped[np.ndarray, "k j i"], slope: float | None, inter: float
+    array: Shaped[np.ndarray, "k j i"], slope: float | None, inter: float, path: Path
 ) -> Shaped[np.ndarray, "k j i"]:
-    """Voxels times `slope` plus `inter`: float32, or float64 where the stored type needs it."""
+    """Voxels times `slope` plus `inter`: float32, or float64 where the stored type needs it.
+
+    Raises:
+        InputError: The result does not fit into float32.
+    """
     if slope is None:
         return array
-    wide = array.dtype.kind in "fiu" and array.dtype.itemsize >= (
-        8 if array.dtype.kind == "f" else 4
-    )
-    kind = array.dtype if array.dtype.kind == "c" else np.dtype("f8" if wide else "f4")
-    out = array.astype(kind)
+    size = np.abs(array) if array.dtype.kind == "c" else array
+    # fmin and fmax pass over NaN
+    ends = float(np.fmin.reduce(size, axis=None)), float(np.fmax.reduce(size, axis=None))
+    largest = max(abs(end) for end in ends if math.isfinite(end)) if np.isfinite(ends).any() else 0
+    if largest * abs(slope) + abs(inter) > FLOAT32_MAX:
+        _refuse_overflow(largest * abs(slope) + abs(inter), path)
+    # float32 if the product is as exact as the stored values
+    out = array.astype(np.result_type(array.dtype, np.float32))
     out *= slope
     out += inter
     return out
@@ -121,9 +130,7 @@ def _check_floats(
     if bad == array.size:
         raise InputError("all voxels are NaN or Inf", fix="export the file again", path=path)
     if largest > FLOAT32_MAX:
-        raise InputError(
-            f"voxels up to {largest:.3g} overflows float32", fix="rescale the values", path=path
-        )
+        _refuse_overflow(largest, path)
     if not bad:
         return array
     if options.nan is None:
@@ -137,3 +144,9 @@ def _check_floats(
         plane[~np.isfinite(plane)] = options.nan
     notes.append(f"{bad:,} NaN or Inf voxels replaced by {options.nan:g}")
     return array
+
+
+def _refuse_overflow(largest: float, path: Path) -> NoReturn:
+    raise InputError(
+        f"a voxel value of {largest:.3g} overflows float32", fix="rescale the values", path=path
+    )

@@ -52,6 +52,8 @@ ERRORS: list[tuple[str, Make, str]] = [
     ("F-28", plain(dim=[1, 7680, 1, 1, 1, 1, 1, 1]), "one axis of 7680 values"),
     ("F-29", plain(dim=[5, 8, 20, 16, 1, 3, 1, 1]), r"vectors or more than four axes"),
     ("F-33", voxels(changed("f8", 1e300)), "overflows float32"),
+    ("F-33-scaled", plain(scl_slope=1e37, scl_inter=5), "overflows float32"),
+    ("F-40-huge", plain(version=2, qform_code=0, **sform_with({(0, 0): 1e200})), "no length of"),
     ("F-39", plain(qform_code=0, **sform_with({(2, 2): 0, (2, 3): 0})), "sform is singular"),
     ("F-40", plain(qform_code=0, **sform_with({(0, 0): NAN})), "sform holds NaN"),
     ("F-45", plain(magic=b"XXX"), r"magic b'XXX"),
