@@ -11,10 +11,16 @@ from segkit.version import VERSION
 if TYPE_CHECKING:
     from segkit.adapters.base import Adapter as Adapter
     from segkit.backbones.base import Backbone as Backbone
+    from segkit.data.readers import load as load
+    from segkit.data.writers import save as save
     from segkit.decoders.base import Decoder as Decoder
+    from segkit.evaluation.runner import evaluate as evaluate
     from segkit.geometry import Geometry as Geometry
+    from segkit.metrics.measurements import measure as measure
     from segkit.models import build as build
     from segkit.models.segmenter import Segmenter as Segmenter
+    from segkit.predictors.image import ImagePredictor as ImagePredictor
+    from segkit.predictors.volume import VolumePredictor as VolumePredictor
     from segkit.typing import BackboneSpec as BackboneSpec
     from segkit.typing import Prompts as Prompts
 
@@ -26,9 +32,15 @@ _HOMES = {
     "BackboneSpec": "segkit.typing",
     "Decoder": "segkit.decoders.base",
     "Geometry": "segkit.geometry",
+    "ImagePredictor": "segkit.predictors.image",
     "Prompts": "segkit.typing",
     "Segmenter": "segkit.models.segmenter",
+    "VolumePredictor": "segkit.predictors.volume",
     "build": "segkit.models",
+    "evaluate": "segkit.evaluation.runner",
+    "load": "segkit.data.readers",
+    "measure": "segkit.metrics.measurements",
+    "save": "segkit.data.writers",
 }
 __all__ = ["__version__", *_HOMES]
 
