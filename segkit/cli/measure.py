@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from segkit.data.options import add_read_arguments, read_options_from
+from segkit.data.dicom_seg import read_seg
+from segkit.data.options import ReadOptions, add_read_arguments, read_options_from
 from segkit.data.readers import load
 from segkit.data.volume import Volume
 from segkit.errors import InputError
@@ -37,22 +38,27 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Measure one mask."""
     options = read_options_from(args)
-    mask = load(args.mask, options)
-    image = None if args.image is None else load(args.image, options)
-    for name, found in ((args.mask, mask), (args.image, image)):
-        if found is not None and not isinstance(found, Volume):
-            raise InputError(
-                "is a picture, which has no millimetres along the third axis",
-                path=name,
-                fix="give a volume (.nii.gz, .nrrd, .mha or DICOM)",
-                code="not_a_volume",
-            )
-    assert isinstance(mask, Volume)
-    assert image is None or isinstance(image, Volume)
+    image = None if args.image is None else _volume(args.image, options)
+    mask = _volume(args.mask, options)
+    if image is not None and mask.header.get("format") == "dicom-seg":
+        # its own grid holds only the slices with segments
+        mask = read_seg(args.mask, like=image, segment=options.frame)
     result = measure(mask, image)
     text = json.dumps(result.to_dict(), indent=2) if args.json else as_table(result)
     sys.stdout.write(text + "\n")
     return 0
+
+
+def _volume(path: Path, options: ReadOptions) -> Volume:
+    found = load(path, options)
+    if isinstance(found, Volume):
+        return found
+    raise InputError(
+        "is a picture, which has no millimetres along the third axis",
+        path=path,
+        fix="give a volume (.nii.gz, .nrrd, .mha or DICOM)",
+        code="not_a_volume",
+    )
 
 
 def as_table(result: Measurements) -> str:

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Shaped
@@ -104,7 +104,26 @@ def write_seg(
         MissingExtraError: highdicom is not installed.
     """
     path = Path(path)
-    values = _check_mask(path, mask, like)
+    _check_mask(path, mask, like)
+    with atomic_file(path) as file:
+        encode_seg(file, mask, like, labels, identifiers=identifiers)
+
+
+def encode_seg(
+    file: BinaryIO,
+    mask: Shaped[np.ndarray, "k j i"],
+    like: Volume,
+    labels: Mapping[int, str] | None = None,
+    *,
+    identifiers: bool = False,
+) -> None:
+    """Write what `write_seg` writes into an open file.
+
+    Raises:
+        InputError: As `write_seg`.
+        MissingExtraError: highdicom is not installed.
+    """
+    values = _check_mask(None, mask, like)
     sources, order = _sources(like, identifiers)
     pixels = np.zeros((len(order), *mask.shape[1:]), dtype=np.uint8)
     for number, value in enumerate(values, start=1):
@@ -113,9 +132,7 @@ def write_seg(
                 pixels[n][mask[k] == value] = number
     names = [(labels or {}).get(value, f"label {value}") for value in values]
     with quiet_parser():
-        document = _document(sources, pixels, names)
-        with atomic_file(path) as file:
-            document.save_as(file, enforce_file_format=True)
+        _document(sources, pixels, names).save_as(file, enforce_file_format=True)
 
 
 def _segment_frames(path: str | Path) -> tuple[list[Frame], dict[int, str]]:
@@ -232,7 +249,7 @@ def _segment_needed(path: str | Path, cause: str, count: int) -> InputError:
     )
 
 
-def _check_mask(path: Path, mask: np.ndarray, like: Volume) -> list[int]:
+def _check_mask(path: Path | None, mask: np.ndarray, like: Volume) -> list[int]:
     """Values of a mask that can be written; nothing else passes."""
     sources = _source_list(like)
     if like.header.get("is_mosaic") or not any(sources) or not like.geometry.is_known:

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
+import pydicom.data
 import pytest
 from PIL import Image
 
 from segkit.cli.main import main
+from segkit.data.dicom import read_series
+from segkit.data.dicom_seg import write_seg
 
 
 @pytest.fixture
@@ -72,6 +76,32 @@ def test_unknown_frame_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert "nothing can be measured in mm" in error
     assert "Traceback" not in error
+
+
+def test_dicom_segmentation_is_measured_on_its_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("highdicom", reason="extra [dicom]")
+    image = tmp_path / "image"
+    image.mkdir()
+    for k in range(4):
+        header = pydicom.dcmread(pydicom.data.get_testdata_file("CT_small.dcm", download=False))
+        header.SOPInstanceUID = header.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k + 1}"
+        header.ImagePositionPatient = [0, 0, 5 * k]
+        header.save_as(image / f"{k}.dcm")
+    series = read_series(image)
+    array = np.zeros(series.geometry.shape, dtype=np.uint8)
+    array[1:3, 10:20, 10:20] = 1
+    write_seg(tmp_path / "mask.dcm", array, series, {1: "nodule"})
+    words = ["measure", str(tmp_path / "mask.dcm"), "--json"]
+    assert main(words) == 0
+    alone = json.loads(capsys.readouterr().out)["labels"][0]
+    assert main([*words, "--image", str(image)]) == 0
+    placed = json.loads(capsys.readouterr().out)["labels"][0]
+    assert (alone["name"], placed["name"]) == ("nodule", "nodule")
+    assert placed["volume_ml"] == pytest.approx(alone["volume_ml"], rel=1e-6)
+    assert placed["centroid_mm"] == pytest.approx(alone["centroid_mm"], abs=1e-4)
+    assert placed["intensity"]["mean"] == pytest.approx(float(series.array[array > 0].mean()))
 
 
 def test_usage_errors_exit_with_2() -> None:
