@@ -77,9 +77,9 @@ class DiceCE(nn.Module):
     `DiceCE(dice=0.5, ce=0.5, pooled=False)`.
 
     Example:
-        >>> logits = torch.tensor([[[[-9.0, 9.0]], [[-9.0, -9.0]]]])  # class 1 in the right pixel
-        >>> round(DiceCE(pooled=False)(logits, torch.tensor([[[0, 1]]])).item(), 2)
-        0.5
+        >>> logits = torch.tensor([[[[-9.0, 9.0]]]])  # class 1 in the right of two pixels
+        >>> round(DiceCE()(logits, torch.tensor([[[0, 1]]])).item(), 2)
+        0.0
     """
 
     def __init__(self, *, dice: float = 1.0, ce: float = 1.0, pooled: bool = True) -> None:

@@ -17,6 +17,7 @@ class FirstMaskDecoder(Decoder):
     the form for new models: it has no idle tokens and serves any number of classes.
 
     Example:
+        >>> import torch
         >>> from segkit.models import build
         >>> segmenter = build.sam_tiny(decoder=FirstMaskDecoder, classes=1)
         >>> segmenter(torch.rand(2, 3, 64, 64)).logits.shape

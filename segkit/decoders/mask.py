@@ -24,10 +24,14 @@ class MaskDecoder(Decoder):
     for bit; "sdpa" computes the same function with fewer operations.
 
     Example:
-        >>> from segkit.models import build
-        >>> decoder = build.sam_tiny().decoder
-        >>> type(decoder).__name__
-        'MaskDecoder'
+        >>> import segkit
+        >>> from segment_anything.modeling import MaskDecoder as Official, TwoWayTransformer
+        >>> module = Official(transformer_dim=32, transformer=TwoWayTransformer(2, 32, 4, 64))
+        >>> maps, sparse = torch.rand(1, 32, 4, 6), torch.rand(5, 1, 32)
+        >>> tokens = PromptTokens(sparse, torch.zeros(5, 32, 4, 6), torch.zeros(1, 32, 4, 6))
+        >>> features = Features((maps,), segkit.typing.Grid((1, 64, 96)))
+        >>> MaskDecoder(module)(features, tokens, multimask=True).logits.shape
+        torch.Size([5, 3, 16, 24])
     """
 
     def __init__(self, module: UpstreamMaskDecoder, *, attention: Attention = "sdpa") -> None:
