@@ -16,12 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from segkit.cli.targets import HYDRA, check_targets
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 
 CONFIGS = "pkg://segkit.configs"
 RUN_VARIABLE = "SEGKIT_RUN"
 """Holds the folder of this run; the processes of one training inherit it."""
 
+_EXPECTED = (SegkitError, ValueError, OSError, HydraException, OmegaConfBaseException)
+_SWITCHES = ("-m", "--multirun", "-r", "--run")
 _ANSWERS = {"--help", "-h", "--hydra-help", "--info", "-i", "-sc", "--shell-completion"}
 
 
@@ -32,23 +34,30 @@ def run_hydra(name: str, task: Callable[[DictConfig], int], words: Sequence[str]
         InputError: The config cannot be composed, or asks for what a config may not do.
     """
     register_resolvers()
+    # Hydra's parser wants its overrides in one piece
+    words = sorted(words, key=lambda word: word in _SWITCHES)
     codes: list[int] = []
+    failures: list[Exception] = []
     arguments = sys.argv
 
     def job(cfg: DictConfig) -> None:
+        if failures:  # the rest of a sweep
+            return
         sys.argv = arguments  # what a distributed training starts its other processes with
-        codes.append(task(cfg))
+        try:
+            codes.append(task(cfg))
+        except _EXPECTED as error:  # raised below: Hydra would add a line of its own
+            failures.append(error)
 
     try:
         if not _ANSWERS & {word.partition("=")[0] for word in words}:
             _check_hydra_node(name, words)
         with _arguments([arguments[0], *words]):
             hydra.main(version_base="1.3", config_path=CONFIGS, config_name=name)(job)()
-    except MissingMandatoryValue as error:
-        key = str(error).partition("full_key:")[2].split()[:1] or [str(error).split()[-1]]
-        raise InputError(f"{key[0]} has no value", fix=f"add {key[0]}=VALUE") from error
+        for failure in failures:
+            raise failure
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_message(error), fix=f"see `segkit {name} --help`") from error
+        raise _explained(error, name) from error
     except SystemExit as stop:  # Hydra's parser has printed usage
         return int(stop.code or 0)
     finally:
@@ -142,8 +151,16 @@ def _arguments(words: list[str]) -> Iterator[None]:
             os.environ.pop("HYDRA_FULL_ERROR")
 
 
-def _message(error: BaseException) -> str:
-    """First lines of a message of Hydra or OmegaConf, in one paragraph."""
+def _explained(error: BaseException, name: str) -> SegkitError:
+    """The error of segkit behind one of Hydra, or its message in one paragraph."""
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, SegkitError):
+        cause = cause.__cause__
+    if isinstance(cause, SegkitError):
+        return cause
+    where = getattr(error, "full_key", None) or ""
+    if isinstance(error, MissingMandatoryValue):
+        return InputError(f"{where} has no value", fix=f"add {where}=VALUE")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
-    return " ".join(kept[:6])
+    return InputError(" ".join(kept[:6]), fix=f"see `segkit {name} --help`")

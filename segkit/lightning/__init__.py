@@ -7,12 +7,12 @@ from segkit.lightning.base import BatchPrediction, SegmentationModule
 from segkit.lightning.checkpoints import AtomicCheckpointIO, read_checkpoint, write_checkpoint
 from segkit.lightning.data import SegmentationData
 from segkit.lightning.finite import DivergedError, FiniteGuard
-from segkit.lightning.fit import FitResult, fit
 from segkit.lightning.interactive import Interaction, InteractiveModule
 from segkit.lightning.keeper import InterruptedRunError, RunKeeper
 from segkit.lightning.optimizer import OptimizerPlan
 from segkit.lightning.run_folder import RunFolder
 from segkit.lightning.seeding import is_first_process, seed_all
+from segkit.lightning.training import FitResult, fit
 
 __all__ = [
     "AtomicCheckpointIO",

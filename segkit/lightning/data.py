@@ -9,11 +9,14 @@ from typing_extensions import override
 from segkit.data.batches import ImageBatch
 from segkit.data.cases import Case
 from segkit.data.preprocess import InputSpec
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 
 
 class Batches(Iterable[ImageBatch], Sized, Protocol):
     """Batches whose number is known."""
+
+    def explain(self, error: RuntimeError) -> SegkitError | None:
+        """Name the sample behind the death of a data worker; None for any other error."""
 
 
 class Slices(Protocol):
@@ -54,7 +57,8 @@ class EpochBatches:
     def __init__(self, slices: Slices, epoch: int, start: int, rank: int, ranks: int):
         self.slices, self.epoch, self.start = slices, epoch, start
         self.processes = {"rank": rank, "ranks": ranks}
-        self._length = len(slices.train_loader(0, **self.processes))
+        self.loader = slices.train_loader(0, **self.processes)
+        self._length = len(self.loader)
 
     @property
     def sampler(self) -> "EpochBatches":
@@ -70,7 +74,8 @@ class EpochBatches:
         return self._length
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        yield from self.slices.train_loader(self.epoch, start=self.start, **self.processes)
+        self.loader = self.slices.train_loader(self.epoch, start=self.start, **self.processes)
+        yield from self.loader
 
 
 class SegmentationData(LightningDataModule):
@@ -84,6 +89,7 @@ class SegmentationData(LightningDataModule):
         super().__init__()
         self.slices = slices
         self.position = (0, 0)
+        self._batches: EpochBatches | None = None
         self._fingerprint = ""
 
     @property
@@ -121,7 +127,8 @@ class SegmentationData(LightningDataModule):
 
     @override
     def train_dataloader(self) -> EpochBatches:
-        return EpochBatches(self.slices, *self.position, *self._processes())
+        self._batches = EpochBatches(self.slices, *self.position, *self._processes())
+        return self._batches
 
     @override
     def val_dataloader(self) -> Batches:
@@ -136,14 +143,16 @@ class SegmentationData(LightningDataModule):
         done: Any = loop.epoch_progress.current
         if done.processed > done.completed:  # saved at the end of an epoch
             return {"epoch": done.processed, "batches": 0}
-        return {
-            "epoch": done.completed,
-            "batches": loop.epoch_loop.batch_progress.current.processed,
-        }
+        batches: Any = loop.epoch_loop.batch_progress.current
+        return {"epoch": done.completed, "batches": batches.processed}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.position = (state_dict["epoch"], state_dict["batches"])
+
+    def explain(self, error: RuntimeError) -> SegkitError | None:
+        """Name the sample behind the death of a data worker, which may surface anywhere."""
+        return None if self._batches is None else self._batches.loader.explain(error)
 
     def _processes(self) -> tuple[int, int]:
         if self.trainer is None:

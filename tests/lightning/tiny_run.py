@@ -14,6 +14,7 @@ from segkit.data.batches import ImageBatch
 from segkit.data.cases import Case
 from segkit.data.preprocess import InputSpec
 from segkit.data.sampling import EpochSampler
+from segkit.errors import SegkitError
 from segkit.lightning import (
     AutomaticModule,
     FitResult,
@@ -26,7 +27,7 @@ from segkit.lightning import (
 from segkit.losses import DiceCE
 from segkit.models import Segmenter, build
 
-SIZE, CASES = 32, 10
+SIZE, CASES = 32, 6
 
 
 class Squares:
@@ -62,6 +63,9 @@ class Batches:
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.batch_size)
+
+    def explain(self, error: RuntimeError) -> SegkitError | None:
+        return SegkitError("case 'x' killed its worker") if "worker" in str(error) else None
 
     def __iter__(self) -> Iterator[ImageBatch]:
         for first in range(0, len(self.order), self.batch_size):

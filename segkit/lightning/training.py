@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
-from segkit.errors import InputError
+from segkit.errors import InputError, SegkitError
 from segkit.lightning.base import SegmentationModule
 from segkit.lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from segkit.lightning.data import SegmentationData
@@ -44,6 +44,17 @@ _NOISE = (
     r"Checkpoint directory .* exists and is not empty",
     r"`fit\(\)` .*weights_only",
 )
+
+
+class OutOfMemoryError(SegkitError):
+    """The device has too little memory; the last saved state is intact."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            f"{folder}: the device ran out of memory; halve data.batch_size and double "
+            "trainer.accumulate_grad_batches, or set backbone.checkpointing=true or a smaller "
+            "data.size, then resume with ckpt_path=last allow_changes=true"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,7 @@ def fit(
         InputError: The folder is in use, not writable, holds another run, or settings changed.
         InterruptedRunError: A signal asked to stop; the state was saved.
         DivergedError: Too many steps without a finite loss.
+        OutOfMemoryError: The device has too little memory.
     """
     is_owner = is_first_process()
     with RunFolder(run, is_owner=is_owner) as folder, warnings.catch_warnings():
@@ -103,7 +115,14 @@ def fit(
         )
         _check(run_trainer, module)
         started = time.perf_counter()
-        run_trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+        try:
+            run_trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemoryError(folder.path) from error
+        except RuntimeError as error:
+            if (named := data.explain(error)) is None:
+                raise
+            raise named from error
         result = _finish(folder, module, keep, run_trainer, time.perf_counter() - started)
         if is_owner:
             facts = folder.read_json("environment.json")
