@@ -96,20 +96,16 @@ def _volume_of(folder: Path, scan: Scan, options: ReadOptions) -> Volume:
     spacing = stack[0].spacing_mm
     assert spacing is not None
     array = place(pixels, lattice, spacing)
-    left_out = len(scan.frames) - len(frames)
-    others = len(frames) - len(stack) - copies
     notes = (
-        f"{left_out} slices of other series or orientations were left out" if left_out else "",
-        f"{others} images of other time points, echoes or the like were left out" if others else "",
+        _count(len(scan.frames) - len(frames), "slices of other series or orientations"),
+        _count(
+            len(frames) - len(stack) - copies, "images of other time points, echoes or the like"
+        ),
         declared,
         direction,
         f"{copies} copies of slices (equal pixels) were dropped" if copies else "",
         uneven,
-        f"{len(scan.unreadable)} unreadable files were left out, the first is "
-        f"{scan.unreadable[0].name!r}"
-        if scan.unreadable
-        else "",
-        f"{scan.without_preamble} files lack the DICOM preamble" if scan.without_preamble else "",
+        *_file_notes(scan),
         _colour_note(stack[0]),
     )
     return Volume(
@@ -119,6 +115,18 @@ def _volume_of(folder: Path, scan: Scan, options: ReadOptions) -> Volume:
         header=_header(stack, lattice, scan),
         notes=tuple(note for note in notes if note),
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what} were left out" if number else ""
+
+
+def _file_notes(scan: Scan) -> tuple[str, str]:
+    unreadable = _count(len(scan.unreadable), "unreadable files")
+    if unreadable:
+        unreadable += f", the first is {scan.unreadable[0].name!r}"
+    bare = scan.without_preamble
+    return unreadable, f"{bare} files lack the DICOM preamble" if bare else ""
 
 
 def _colour_note(frame: Frame) -> str:
