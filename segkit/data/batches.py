@@ -25,7 +25,7 @@ class ImageBatch:
 
     `image` is in [0, 1]. `mask` holds class indices (0 background), or instance ids where asked
     for. `slice_index` counts along the slice axis of the case. `spacing_mm` is (row, column) of a
-    model pixel; 1 where the file does not say.
+    model pixel, in pixels of the source where the file does not say.
 
     Example:
         >>> import torch

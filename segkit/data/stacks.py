@@ -33,7 +33,8 @@ class StackError(Exception):
 class StackFacts:
     """What all slices share. `content` is the (height, width) the slices cover of `size`.
 
-    `spacing_mm` is (slice, row, column) in pixels of the model input, 1 where unknown.
+    `spacing_mm` is the distance of (slices, rows, columns) of the model input, in voxels of the
+    source where the file does not say.
     """
 
     size: int
