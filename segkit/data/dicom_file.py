@@ -5,6 +5,7 @@ import logging
 import os
 import stat
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ PARSE_ERRORS = (
 """What pydicom and its decoders raise on damaged input."""
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
+_ONE_PARSER = threading.RLock()
 _MAX_INFLATED, _BLOCK = 1 << 30, 8192
 _VRS = frozenset(
     b"AE AS AT CS DA DS DT FL FD IS LO LT OB OD OF OL OW PN SH SL SQ SS ST TM UC UI UL UN UR US "
@@ -114,13 +116,14 @@ def is_dicom_file(path: str | Path) -> bool:
 def quiet_parser() -> Iterator[None]:
     """Silence pydicom's remarks on values, in warnings and in its log: they quote patient data."""
     parser_log, mute = logging.getLogger("pydicom"), _Mute()
-    parser_log.addFilter(mute)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    # filters of warnings are shared by all threads, and are put back in the order of leaving
+    with _ONE_PARSER, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        parser_log.addFilter(mute)
+        try:
             yield
-    finally:
-        parser_log.removeFilter(mute)
+        finally:
+            parser_log.removeFilter(mute)
 
 
 class _Mute(logging.Filter):

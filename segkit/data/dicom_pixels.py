@@ -123,26 +123,35 @@ def _check_supported(frame: Frame, luminance: bool) -> None:
 def decode_file(path: str, frames: Sequence[Frame]) -> Iterator[np.ndarray]:
     """Stored values of frames of one file, in the order asked for."""
     dataset, _ = read_dataset(path, pixels=True)
+    _check_codec(path, dataset.file_meta.TransferSyntaxUID)
+    decoded = _decode(dataset, frames)
+    while True:
+        # the guard must not be open while the caller has the turn
+        with refuse_damage(path):
+            pixels = next(decoded, None)
+        if pixels is None:
+            return
+        yield pixels
+
+
+def _decode(dataset: FileDataset, frames: Sequence[Frame]) -> Iterator[np.ndarray]:
     syntax = dataset.file_meta.TransferSyntaxUID
-    _check_codec(path, syntax)
     is_native = not syntax.is_encapsulated or syntax == RLELossless
     encoding = frames[0].encoding
     is_colour = encoding.photometric not in _GREY
-    with refuse_damage(path):
-        if frames[0].tile is not None:
-            (whole,) = _frames_of(dataset, [0], is_colour)
-            whole = mask_to_stored_bits(whole, encoding, is_native=is_native)
-            for frame in frames:
-                assert frame.tile is not None
-                row, column = frame.tile
-                yield whole[row : row + encoding.rows, column : column + encoding.columns]
-            return
-        for pixels in _frames_of(dataset, [frame.index for frame in frames], is_colour):
-            if pixels.shape != (encoding.rows, encoding.columns):
-                raise ValueError("decoded size differs from the header")
-            yield (
-                pixels if is_colour else mask_to_stored_bits(pixels, encoding, is_native=is_native)
-            )
+    if frames[0].tile is not None:
+        (whole,) = _frames_of(dataset, [0], is_colour)
+        whole = mask_to_stored_bits(whole, encoding, is_native=is_native)
+        for row, column in (frame.tile for frame in frames if frame.tile is not None):
+            yield whole[row : row + encoding.rows, column : column + encoding.columns]
+        return
+    for pixels in _frames_of(dataset, [frame.index for frame in frames], is_colour):
+        if pixels.shape != (encoding.rows, encoding.columns):
+            raise ValueError("decoded size differs from the header")
+        if is_colour:
+            yield pixels
+        else:
+            yield mask_to_stored_bits(pixels, encoding, is_native=is_native)
 
 
 def _frames_of(

@@ -7,12 +7,14 @@ import struct
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dicom_builder import (
+    assert_control,
     refuse,
     write_series,
 )
@@ -160,3 +162,13 @@ def test_damage_anywhere_is_a_typed_error_or_harmless(tmp_path: Path, seed: int)
             with suppress(InputError):
                 volume = read_series(file)
                 assert volume.array.shape == volume.geometry.shape
+
+
+def test_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "s")
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        volumes = list(pool.map(read_series, [folder] * 12))
+    assert warnings.filters == before
+    for volume in volumes:
+        assert_control(volume)
