@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
+from segkit.data.dicom_seg import read_seg
 from segkit.data.files import RegularFile
 from segkit.data.label_options import LabelOptions
 from segkit.data.nrrd import Segment, parse_segments, read_header
 from segkit.data.options import ReadOptions
 from segkit.data.pictures import JPEG_MAGIC, is_picture, read_picture
-from segkit.data.readers import count_frames, load_quietly
+from segkit.data.readers import PEEK, count_frames, holds_dicom, load_quietly
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
 from segkit.geometry import Geometry
@@ -32,6 +33,7 @@ class LabelSource:
 
 def read_source(
     path: Path,
+    image: Volume | Picture,
     table: Mapping[int, str] | None,
     options: LabelOptions,
     read: ReadOptions,
@@ -43,28 +45,32 @@ def read_source(
         InputError: The file cannot be read, or needs an option to be understood.
     """
     with RegularFile(path) as file:
-        data = file.peek(32)
-    if is_picture(data) and count_frames(path) == 1:
+        data = file.peek(PEEK)
+    if isinstance(image, Volume) and holds_dicom(path, data):
+        found = read_seg(path, like=image, segment=read.frame)
+        return LabelSource(found.array, found.geometry, found.labels)
+    count = count_frames(path)
+    if count == 1:
+        read = replace(read, frame=None)  # it chose from the series that the image is
+    if is_picture(data) and count == 1:
         is_jpeg = data.startswith(JPEG_MAGIC)
         return LabelSource(_picture(path, options, read, notes, is_jpeg=is_jpeg), None, {})
     segments = parse_segments(read_header(path)) if data.startswith(b"NRRD") else ()
-    count = count_frames(path) if read.frame is None else 1
     if len({one.layer for one in segments}) > 1 and read.frame is None:
         return _segments(path, segments, table, options, read, notes)
-    if count > 1 and not options.one_hot:
+    if count > 1 and read.frame is None and not options.one_hot:
         raise InputError(
             f"has {count} frames, expected one label map",
             fix="say --one-hot if each is the mask of one class, or choose one with --frame",
             path=path,
             option="--one-hot",
         )
-    if count > 1:
+    if count > 1 and read.frame is None:
         return _one_hot(path, count, table, options, read, notes)
-    found = load_quietly(path, read, notes)
-    if isinstance(found, Picture):
-        return LabelSource(_thresholded(found.array, options, notes), None, {})
-    array = _thresholded(found.array, options, notes)
-    return LabelSource(array, found.geometry, found.labels)
+    stored = load_quietly(path, read, notes)
+    array = _thresholded(stored.array, options, notes)
+    names = stored.labels if isinstance(stored, Volume) else {}
+    return LabelSource(array, _geometry(stored), names)
 
 
 def _picture(
@@ -191,8 +197,21 @@ def _segments(
     notes: list[str],
 ) -> LabelSource:
     """Segments in several layers, painted so that the first of `options.priority` wins."""
-    names = [one.name for one in segments]
-    if not options.priority:
+    _check_priority([one.name for one in segments], options.priority, path)
+    values = _segment_values(segments, table, path)
+    order = sorted(segments, key=lambda one: _rank(one.name, options.priority))
+    found = None
+    for one in reversed(order):
+        layer = load_quietly(path, replace(read, frame=one.layer), notes if found is None else [])
+        found = found or LabelSource(np.zeros(layer.array.shape, np.uint16), _geometry(layer), {})
+        found.array[layer.array == one.value] = values[one.name]
+    assert found is not None
+    notes.append(f"overlapping segments; {', '.join(options.priority)} win in this order")
+    return found
+
+
+def _check_priority(names: list[str], priority: tuple[str, ...], path: Path) -> None:
+    if not priority:
         raise InputError(
             f"has overlapping segments: {', '.join(names[:MAX_LISTED])}",
             fix="say which win with --priority NAME,..., best first",
@@ -200,30 +219,30 @@ def _segments(
             option="--priority",
             code="label_overlap",
         )
-    if missing := sorted(set(options.priority) - set(names)):
+    if missing := sorted(set(priority) - set(names)):
         raise InputError(
             f"has no segments {missing}; it has {names[:MAX_LISTED]}",
             fix="correct --priority",
             path=path,
         )
-    order = sorted(segments, key=lambda one: _rank(one.name, options.priority))
-    values = {name.casefold(): value for value, name in (table or {}).items()}
-    if table is not None and (unknown := [n for n in names if n.casefold() not in values]):
+
+
+def _segment_values(
+    segments: tuple[Segment, ...], table: Mapping[int, str] | None, path: Path
+) -> Mapping[str, int]:
+    """Label value of each segment: from the table by name, else numbered in their order."""
+    names = [one.name for one in segments]
+    if table is None:
+        return {name: number for number, name in enumerate(names, start=1)}
+    declared = {name.casefold(): value for value, name in table.items()}
+    if unknown := [name for name in names if name.casefold() not in declared]:
         raise InputError(
             f"segments {unknown[:MAX_LISTED]} are not in the label table",
             fix=f"rename them to {sorted(table.values())[:MAX_LISTED]}",
             path=path,
             code="label_names",
         )
-    found = None
-    for one in reversed(order):
-        layer = load_quietly(path, replace(read, frame=one.layer), notes if found is None else [])
-        found = found or LabelSource(np.zeros(layer.array.shape, np.uint16), _geometry(layer), {})
-        value = values.get(one.name.casefold(), names.index(one.name) + 1)
-        found.array[layer.array == one.value] = value
-    assert found is not None
-    notes.append(f"overlapping segments; {', '.join(options.priority)} win in this order")
-    return found
+    return {name: declared[name.casefold()] for name in names}
 
 
 def _rank(name: str, priority: tuple[str, ...]) -> int:

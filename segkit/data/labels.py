@@ -39,7 +39,7 @@ def read_labels(
     """
     path, options = Path(path), options or LabelOptions()
     notes: list[str] = []
-    source = read_source(path, table, options, read or ReadOptions(), notes)
+    source = read_source(path, image, table, options, read or ReadOptions(), notes)
     values = _on_grid(source, image, options, path, notes)
     values = _whole(values, path, notes)
     values = _mapped(values, options.mapping)

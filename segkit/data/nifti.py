@@ -12,7 +12,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from segkit.data.blocks import Block, check_frame, check_size, read_block
-from segkit.data.files import GZIP_MAGIC, DeflateStream, PlainStream, RegularFile, Stream
+from segkit.data.files import (
+    GZIP_MAGIC,
+    DeflateStream,
+    PlainStream,
+    RegularFile,
+    Stream,
+    check_budget,
+)
 from segkit.data.label_table import parse_caret
 from segkit.data.nifti_frame import NiftiFrame, choose_frame
 from segkit.data.nifti_header import NiftiHeader, is_nifti, parse_header
@@ -157,6 +164,9 @@ def _finish(
     array = to_native(array)
     if header.channels > 1:
         return grey(array, options, path, notes)
+    if header.slope is not None:
+        wide = np.result_type(array.dtype, np.float32)
+        check_budget(path, array.size * wide.itemsize, options.max_gb)
     array = scaled(array, header.slope, header.inter, path)
     array = real_part(array, options, path, notes)
     return check_values(array, options, path, notes)

@@ -58,13 +58,16 @@ def load_quietly(path: Path, options: ReadOptions, notes: list[str]) -> Volume |
         return _load_folder(path, options)
     with RegularFile(path) as source:
         data = source.peek(PEEK)
-    if not _is_known(path, data) and is_dicom(path):
+    if holds_dicom(path, data):
         return read_series(path, options=options)
     return _read(path, data, options, notes)
 
 
 def count_frames(path: str | Path) -> int:
-    """Volumes of a time series or one-hot stack, layers of a segmentation, pages of a picture."""
+    """Volumes of a time series or one-hot stack, layers of a segmentation, pages of a picture.
+
+    1 for DICOM, whose reader decides by itself.
+    """
     path = Path(path)
     with RegularFile(path) as source:
         data = source.peek(PEEK)
@@ -74,7 +77,7 @@ def count_frames(path: str | Path) -> int:
         return parse_axes(read_header(path)).count
     if is_metaimage(data):
         return metaimage_frames(path)
-    return nifti_frames(path)
+    return 1 if holds_dicom(path, data) else nifti_frames(path)
 
 
 def _load_folder(path: Path, options: ReadOptions) -> Volume:
@@ -98,10 +101,11 @@ def _read(path: Path, data: bytes, options: ReadOptions, notes: list[str]) -> Vo
     raise InputError(_foreign(data, name), fix=f"convert it to {READABLE}", path=path)
 
 
-def _is_known(path: Path, data: bytes) -> bool:
-    """Whether content or name belong to another reader than that of DICOM."""
+def holds_dicom(path: Path, data: bytes) -> bool:
+    """Whether a file that starts with `data` is DICOM and belongs to no other reader."""
     named = path.name.lower().endswith((*NIFTI_SUFFIXES, *META_SUFFIXES))
-    return named or is_picture(data) or data.startswith(b"NRRD") or is_nifti(data)
+    known = named or is_picture(data) or data.startswith(b"NRRD") or is_nifti(data)
+    return not known and is_dicom(path)
 
 
 def _inflated(data: bytes) -> bytes:

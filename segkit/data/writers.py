@@ -10,12 +10,13 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from segkit.data.atomic import atomic_file
+from segkit.data.dicom_seg import encode_seg
 from segkit.data.itk_writer import write_metaimage, write_nrrd
 from segkit.data.nifti_writer import write_nifti
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".seg.nrrd", ".nrrd", ".mha")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".seg.nrrd", ".nrrd", ".mha", ".dcm")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff")
 UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
 
@@ -29,20 +30,29 @@ def save(
 ) -> None:
     """Write a mask or label map on the grid of `like`; the suffix chooses the format.
 
-    Volumes: .nii .nii.gz .nrrd .seg.nrrd .mha; pictures (and volumes of one slice): .png .tif, with
-    label values as grey values. The smallest unsigned type is used. Frame, units and form codes of
-    a NIfTI source are kept; nothing else of the source goes into the output. `labels` (names by
-    value) are stored where the format can: NIfTI and .seg.nrrd.
+    Volumes: .nii .nii.gz .nrrd .seg.nrrd .mha, and .dcm (a segmentation object, where the source is
+    a DICOM series and the extra [dicom] is installed). Pictures, and volumes of one slice: .png
+    .tif, with label values as grey values. The smallest unsigned type is used. Frame, units and
+    form codes of a NIfTI source are kept; nothing else of the source goes into the output.
+    `labels` (names by value) are stored where the format can: NIfTI, .seg.nrrd and .dcm.
 
     Raises:
         InputError: The suffix is unknown, the mask does not have the shape of `like`, it holds
             other values than whole numbers >= 0, or the file cannot be written.
+        MissingExtraError: .dcm without the package it needs.
     """
     path = Path(path)
     write = _writer(path, like, dict(labels or {}))
     values = _values(mask, like, path)
-    with atomic_file(path) as file:
-        write(file, values)
+    try:
+        with atomic_file(path) as file:
+            write(file, values)
+    except InputError as error:
+        if error.path is not None:
+            raise
+        raise InputError(
+            error.cause, fix=error.fix, path=path, code=error.code, option=error.option
+        ) from error
 
 
 def _writer(
@@ -63,6 +73,8 @@ def _writer(
             return lambda file, mask: write_nrrd(file, mask, like, labels, is_segmentation=is_seg)
         if name.endswith(".mha"):
             return lambda file, mask: write_metaimage(file, mask, like)
+        if name.endswith(".dcm"):
+            return lambda file, mask: encode_seg(file, mask, like, labels)
     allowed = (
         *(VOLUME_SUFFIXES if isinstance(like, Volume) else ()),
         *(PICTURE_SUFFIXES if is_flat else ()),

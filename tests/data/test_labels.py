@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_builder import write_series
 from nifti_bytes import AFFINE, NO_FORMS, SHAPE, VOXELS, content, fault, sform_with, write
 from PIL import Image
 
 from segkit.data.label_options import LabelOptions
 from segkit.data.labels import check_names, count_values, ignored_value, read_labels
 from segkit.data.options import ReadOptions
+from segkit.data.readers import load
 from segkit.data.volume import Picture, Volume
 from segkit.data.writers import save
 from segkit.errors import DataWarning, InputError
@@ -177,6 +179,11 @@ def test_l09_l11_stack_of_masks_or_frames(tmp_path: Path) -> None:
         read_labels(path, IMAGE, TABLE, LabelOptions(one_hot=True))
 
 
+def test_frame_of_the_image_does_not_concern_a_single_label_map(tmp_path: Path) -> None:
+    labels = read_labels(nifti(tmp_path), IMAGE, TABLE, read=ReadOptions(frame=3))
+    np.testing.assert_array_equal(labels, MAP)
+
+
 @fault("L-10")
 def test_l10_overlapping_masks_need_a_priority(tmp_path: Path) -> None:
     path = nifti(tmp_path, one_hot(MAP > 0, MAP == 2))
@@ -297,6 +304,19 @@ def test_palette_numbers_are_the_labels(tmp_path: Path) -> None:
     image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
     image.save(tmp_path / "label.png")
     np.testing.assert_array_equal(read_labels(tmp_path / "label.png", PICTURE, TABLE), FLAT)
+
+
+def test_dicom_segmentations_lie_on_the_image(tmp_path: Path) -> None:
+    pytest.importorskip("highdicom", reason="extra [dicom]")
+    series = load(write_series(tmp_path / "series"))
+    mask = np.zeros(series.array.shape, np.uint8)
+    mask[2:5, 1:3, 2:6] = 1
+    mask[3:4, 4:6, 2:6] = 2
+    save(tmp_path / "mask.dcm", mask, series, labels=TABLE)
+    np.testing.assert_array_equal(read_labels(tmp_path / "mask.dcm", series, TABLE), mask)
+    with pytest.raises(InputError, match=r"m\.dcm: a DICOM segmentation needs a source series"):
+        save(tmp_path / "m.dcm", MAP, IMAGE)
+    assert not (tmp_path / "m.dcm").exists()
 
 
 def test_single_slice_labels_fit_pictures(tmp_path: Path) -> None:

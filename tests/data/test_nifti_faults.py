@@ -118,6 +118,14 @@ def test_f48_size_over_budget_is_refused_before_inflating(tmp_path: Path) -> Non
 
 
 @fault("F-48")
+def test_f48_budget_counts_scaled_voxels(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii", content(scl_slope=2))
+    with pytest.raises(InputError, match=r"the limit is 2e-05 GB"):
+        load(path, max_gb=2e-5)  # enough for 15,360 bytes of int16, not for twice as much
+    assert load(path, max_gb=4e-5).array.dtype == np.float32
+
+
+@fault("F-48")
 def test_f48_endless_tail_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segkit.data.files.MAX_EXCESS", 2**16)
     write(tmp_path / "a.nii.gz", bytes(content()) + bytes(2**21))
