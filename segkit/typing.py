@@ -104,8 +104,12 @@ class Prompts:
 
     def to(self, device: torch.device | str) -> "Prompts":
         """Copy to a device."""
-        move = lambda value: None if value is None else value.to(device)  # noqa: E731
-        return Prompts(*(move(getattr(self, name)) for name in self.__slots__))
+        return Prompts(
+            self.points.to(device),
+            self.labels.to(device),
+            None if self.masks is None else self.masks.to(device),
+            None if self.image_index is None else self.image_index.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)
