@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 
 from segkit.data.volume import Picture, Volume
+from segkit.data.voxels import LUMINANCE
 from segkit.errors import InputError
 from segkit.geometry import Geometry
 
@@ -23,7 +24,6 @@ ChannelKind = Literal["rgb", "repeat", "neighbours", "windows"]
 MAX_SAMPLES = 2**20  # voxels looked at for percentiles; a fixed stride, so that runs repeat
 FULL_RANGE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 TIE = 1e-3  # spacings closer than this (relative) count as equal when the slice axis is chosen
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,17 @@ class SliceView:
         spacing_mm: Distances along these axes; 1 where the file does not know.
         content_size: Height and width of the scaled slice; what is left of `size` is padding.
 
+    Example:
+        >>> view = SliceView(Picture(np.zeros((10, 20), np.uint8)), InputSpec(size=64))
+        >>> view.content_size, view.image(0).shape
+        ((32, 64), (3, 64, 64))
+        >>> view.points_to_model(np.array([[0.0, 19.0]])).round(1).tolist()
+        [[0.0, 1.1, 61.9]]
+
     Raises:
         ValueError: Array and geometry of the source differ in shape.
-        InputError: Intensity "full" is asked of voxels other than uint8, uint16 and bool.
+        InputError: Intensity "full" is asked of voxels other than uint8, uint16 and bool, or
+            percentiles of voxels with NaN.
     """
 
     def __init__(self, source: Volume | Picture, spec: InputSpec) -> None:
@@ -154,9 +162,8 @@ class SliceView:
                     f"array is {source.array.shape}, its geometry {source.geometry.shape} (k, j, i)"
                 )
             self._change, turned = source.geometry.reoriented(spec.orientation)
-            self._axis = (
-                _slice_axis(turned.spacing_mm) if spec.slice_axis is None else (spec.slice_axis)
-            )
+            chosen = spec.slice_axis
+            self._axis = _slice_axis(turned.spacing_mm) if chosen is None else chosen
             steps = list(turned.spacing_mm)
             self.spacing_mm = (steps.pop(self._axis), steps[0], steps[1])
         else:
@@ -305,6 +312,10 @@ class SliceView:
                 )
             return ((0.0, FULL_RANGE[dtype.name]),)
         low, high = np.percentile(_sample(self._stack), [rule.low, rule.high])
+        if not np.isfinite([low, high]).all():
+            raise InputError(
+                "holds NaN or Inf voxels", fix="say --nan fill=V", path=self.source.path
+            )
         return ((float(low), float(high)),)
 
 

@@ -36,6 +36,10 @@ def save(
     form codes of a NIfTI source are kept; nothing else of the source goes into the output.
     `labels` (names by value) are stored where the format can: NIfTI, .seg.nrrd and .dcm.
 
+    Example:
+        >>> volume = load("ct.nii.gz")  # doctest: +SKIP
+        >>> save("mask.nii.gz", volume.array > 200, volume, labels={1: "bone"})  # doctest: +SKIP
+
     Raises:
         InputError: The suffix is unknown, the mask does not have the shape of `like`, it holds
             other values than whole numbers >= 0, or the file cannot be written.

@@ -262,5 +262,8 @@ def test_misuse_is_refused() -> None:
         SliceView(replace(volume, array=volume.array[1:]), InputSpec())
     with pytest.raises(ValueError, match=r"array must be \(4, 4\)"):
         SliceView(Picture(np.zeros((4, 4), np.uint8)), InputSpec()).stack(np.zeros((3, 4)))
+    broken = replace(volume, array=np.full(volume.array.shape, np.nan, np.float32))
+    with pytest.raises(InputError, match="holds NaN or Inf voxels"):
+        SliceView(broken, InputSpec())
     with pytest.raises(InputError, match="needs uint8 or uint16 pixels, got int16"):
         SliceView(volume, InputSpec(intensity=Intensity("full")))
