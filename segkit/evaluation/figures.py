@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from segkit.evaluation.examples import Example
 from segkit.evaluation.scores import ScoreTable
@@ -38,6 +38,7 @@ def distributions(
             axes.set_title(title)
             axes.set_yticks(list(ticks), [titles.get(row, row) for row in ticks.values()])
             axes.set_ylim(max(ticks) + 0.6, -1.0)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
             quiet(axes)
         figure.tight_layout(w_pad=2.2)
         return to_png(figure)

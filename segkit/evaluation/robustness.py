@@ -1,6 +1,6 @@
 """How much a promptable model depends on the care of the person who prompts it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,26 +16,28 @@ Curve = dict[str, list[float]]
 
 
 def robustness(
-    rows: Sequence[Row], samples: Sequence[Sample], plan: RobustnessPlan
+    rows: Sequence[Row], samples: Iterable[Sample], plan: RobustnessPlan
 ) -> dict[str, object]:
     """Mean Dice over cases and classes against box jitter and against the number of clicks.
 
     Only promptable rows take part; without one, or without samples, the answer is empty. `spread`
-    is the standard deviation over cases.
+    is the standard deviation over cases. One sample is in memory at a time.
     """
     prompted = {row.name: row.predict for row in rows if isinstance(row.predict, OraclePredictor)}
-    if not prompted or not samples:
+    jitter: dict[str, list[list[float]]] = {name: [] for name in prompted}
+    clicks: dict[str, list[list[float]]] = {name: [] for name in prompted}
+    count = 0
+    for sample in samples if prompted else ():
+        count += 1
+        for name, oracle in prompted.items():
+            jitter[name].append([_with_jitter(oracle, sample, level) for level in plan.jitter])
+            clicks[name].append(_with_clicks(oracle, sample, plan.clicks))
+    if not count:
         return {}
     return {
-        "cases": len(samples),
-        "box_jitter": {
-            "x": list(plan.jitter),
-            "rows": {name: _jitter(one, samples, plan.jitter) for name, one in prompted.items()},
-        },
-        "clicks": {
-            "x": list(plan.clicks),
-            "rows": {name: _clicks(one, samples, plan.clicks) for name, one in prompted.items()},
-        },
+        "cases": count,
+        "box_jitter": {"x": list(plan.jitter), "rows": _curves(jitter)},
+        "clicks": {"x": list(plan.clicks), "rows": _curves(clicks)},
     }
 
 
@@ -53,26 +55,23 @@ def mean_dice(
     )
 
 
-def _jitter(oracle: OraclePredictor, samples: Sequence[Sample], levels: Sequence[float]) -> Curve:
-    columns = []
-    for jitter in levels:
-        one = replace(oracle, protocol=replace(oracle.protocol, kind="box", jitter=jitter))
-        columns.append([mean_dice(one(s), s.reference, oracle.labels) for s in samples])
-    return _curve(columns)
+def _with_jitter(oracle: OraclePredictor, sample: Sample, jitter: float) -> float:
+    one = replace(oracle, protocol=replace(oracle.protocol, kind="box", jitter=jitter))
+    return mean_dice(one(sample), sample.reference, oracle.labels)
 
 
-def _clicks(oracle: OraclePredictor, samples: Sequence[Sample], counts: Sequence[int]) -> Curve:
+def _with_clicks(oracle: OraclePredictor, sample: Sample, counts: Sequence[int]) -> list[float]:
     one = replace(oracle, protocol=replace(oracle.protocol, kind="clicks", clicks=max(counts)))
-    columns: list[list[float]] = [[] for _ in counts]
-    for sample in samples:
-        labels = one.snapshots(sample, counts)
-        for column, count in zip(columns, counts, strict=True):
-            column.append(mean_dice(labels[count], sample.reference, oracle.labels))
-    return _curve(columns)
+    labels = one.snapshots(sample, counts)
+    return [mean_dice(labels[count], sample.reference, oracle.labels) for count in counts]
 
 
-def _curve(columns: Sequence[Sequence[float]]) -> Curve:
+def _curves(dice: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Curve]:
+    """Mean and standard deviation over cases; `dice[row]` is by case, then by step."""
     return {
-        "dice": [float(np.mean(column)) for column in columns],
-        "spread": [float(np.std(column)) for column in columns],
+        row: {
+            "dice": np.mean(table, axis=0).tolist(),
+            "spread": np.std(table, axis=0).tolist(),
+        }
+        for row, table in dice.items()
     }

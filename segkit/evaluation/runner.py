@@ -9,6 +9,7 @@ from typing import Any
 from segkit.data.cases import Case
 from segkit.data.datamodule import SampleSpec
 from segkit.data.datasets import Dataset, find_cases
+from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
 from segkit.evaluation.cohort import common_labels, labelled_cases, spread
 from segkit.evaluation.examples import Example, choose_cases, make_example
@@ -127,7 +128,7 @@ class _Study:
         if plan.cases == 0 or self.predictor.segmenter.is_automatic:
             return {}
         chosen = spread(self.cases, plan.cases)
-        return robustness(self.rows, list(self.reader.all(chosen)), plan)
+        return robustness(self.rows, self.reader.all(chosen), plan)
 
 
 def _rows(
@@ -139,13 +140,13 @@ def _rows(
 ) -> list[Row]:
     """The model beside its frozen backbone, then the trivial answers."""
     found = model_rows(predictor, settings, checkpoint=checkpoint, labels=reader.labels)
-    if predictor.info is None:
-        return found
+    # without a description only the direction of the slices matters, which is the usual one
+    spec = InputSpec() if predictor.info is None else predictor.info.input
     training = [case for case in dataset.cases.get("train", ()) if case.label is not None]
     return found + baseline_rows(
         settings,
         reader.labels,
-        predictor.info.input,
+        spec,
         reader.all(spread(training, _PRIOR_CASES)) if training else None,
         is_automatic=predictor.segmenter.is_automatic,
     )

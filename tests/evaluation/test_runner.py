@@ -127,8 +127,8 @@ def test_bare_model_writes_only_where_asked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = set(tmp_path.rglob("*"))
-    found = evaluate("sam_tiny", data_root, settings=replace(QUICK, limit=1))
-    assert list(found.summary["rows"]) == ["zero_shot"]
+    found = evaluate("sam_tiny", data_root, settings=replace(SETTINGS, limit=1))
+    assert list(found.summary["rows"]) == ["zero_shot", "box_ellipse"]
     assert found.summary["headline"] == "zero_shot"
     assert found.folder is None
     assert set(tmp_path.rglob("*")) == before
