@@ -70,6 +70,7 @@ class SegmentationModule(LightningModule):
         self.labels = dict(labels or {1: "object"})
         self.iou_weight, self.guard = iou_weight, guard or FiniteGuard()
         self.tally = CaseTally(len(self.labels))
+        self._is_skipped = False
 
     @abstractmethod
     def predict_batch(self, batch: ImageBatch, generator: torch.Generator) -> BatchPrediction:
@@ -93,7 +94,9 @@ class SegmentationModule(LightningModule):
             is_finite = self.trainer.strategy.reduce_boolean_decision(is_finite, all=True)
         if not is_finite:
             self.guard.failed("the loss", self.global_step, batch.case_id)
-            return None
+            self._is_skipped = True
+            # distributed training expects a backward pass on every rank
+            return None if self.trainer.world_size == 1 else self._no_loss()
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.image))
         return loss
 
@@ -102,7 +105,9 @@ class SegmentationModule(LightningModule):
         gradients = [
             p.grad for p in trainable_parameters(self.segmenter).values() if p.grad is not None
         ]
-        if not gradients:  # the loss was skipped
+        if self._is_skipped or not gradients:
+            self._is_skipped = False
+            optimizer.zero_grad(set_to_none=True)
             return
         norm = torch.nn.utils.get_total_norm(gradients)
         if not torch.isfinite(norm) and self.trainer.precision != "16-mixed":  # its scaler skips
@@ -133,9 +138,9 @@ class SegmentationModule(LightningModule):
             torch.distributed.all_gather_object(everywhere, self.tally.counts)
             self.tally.merge(everywhere)
         dice = self.tally.dice()
-        self.log("val/dice", sum(dice) / len(dice), prog_bar=True, rank_zero_only=True)
+        self.log("val/dice", sum(dice) / len(dice), prog_bar=True, sync_dist=True)
         for value, one in zip(sorted(self.labels), dice, strict=True):
-            self.log(f"val/dice_{self.labels[value]}", one, rank_zero_only=True)
+            self.log(f"val/dice_{self.labels[value]}", one, sync_dist=True)
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -180,10 +185,13 @@ class SegmentationModule(LightningModule):
         Without any object the loss is 0 and so is every gradient, as other processes may have some.
         """
         if not prediction.rounds:
-            parameters = trainable_parameters(self.segmenter).values()
-            return torch.stack([0.0 * parameter.sum() for parameter in parameters]).sum()
+            return self._no_loss()
         losses = [self._round_loss(one, prediction.target) for one in prediction.rounds]
         return torch.stack(losses).mean()
+
+    def _no_loss(self) -> Tensor:
+        parameters = trainable_parameters(self.segmenter).values()
+        return torch.stack([0.0 * parameter.sum() for parameter in parameters]).sum()
 
     def _round_loss(self, one: MaskPrediction, target: Tensor) -> Tensor:
         # losses are computed in float32 whatever the precision of the model
