@@ -1,6 +1,9 @@
 """`segkit train` end to end on generated volumes, and what it refuses."""
 
 import json
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from segkit.adapters import Adapter
+from segkit.cli import train
 from segkit.cli.hydra_app import RUN_VARIABLE, run_folder
 from segkit.cli.main import main
 from segkit.data.datamodule import SampleSpec, SliceDataModule
@@ -19,7 +23,14 @@ from segkit.data.phantom import write_phantom_dataset
 from segkit.data.preprocess import InputSpec
 from segkit.data.transforms import AugmentSpec
 from segkit.errors import InputError
-from segkit.lightning import AutomaticModule, SegmentationData, fit, read_checkpoint, seed_all
+from segkit.lightning import (
+    AutomaticModule,
+    InterruptedRunError,
+    SegmentationData,
+    fit,
+    read_checkpoint,
+    seed_all,
+)
 from segkit.losses import DiceCE
 from segkit.models import build, load_model
 
@@ -157,6 +168,17 @@ def test_broken_override_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "segkit train: " in capsys.readouterr().err
 
 
+def test_interrupted_run_says_so_in_its_exit_code(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise InterruptedRunError(signal.SIGTERM, Path("run"), 7)
+
+    monkeypatch.setattr(train, "train_config", interrupt)
+    assert main(command) == 143
+    assert "run: interrupted by SIGTERM and saved at step 7" in capsys.readouterr().err
+
+
 def test_run_folder_is_fixed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RUN_VARIABLE, raising=False)
     first = run_folder(str(tmp_path), "a")
@@ -176,9 +198,6 @@ def test_run_folder_is_fixed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_two_processes_share_one_folder_and_their_gradients(
     command: list[str], tmp_path: Path
 ) -> None:
-    import subprocess
-    import sys
-
     words: list[Any] = [*command[1:], "trainer=ddp_cpu", "trainer.devices=2", "run=both"]
     done = subprocess.run(
         [sys.executable, "-m", "segkit.cli.main", "train", *words],
