@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin, PngImagePlugin
 from segkit.data.blocks import check_frame_count
 from segkit.data.files import COPY_AGAIN, RegularFile, check_budget
 from segkit.data.options import ReadOptions
-from segkit.data.tiff import read_tiff, tiff_pages
+from segkit.data.tiff import quiet_pillow, read_tiff, tiff_pages
 from segkit.data.volume import Picture
 from segkit.errors import InputError
 
@@ -71,7 +71,7 @@ def _decode(
     # the plug-ins directly: `Image.open` has its own idea of what is too large
     plugin = PngImagePlugin.PngImageFile if is_png else JpegImagePlugin.JpegImageFile
     try:
-        with plugin(source.file) as image:
+        with quiet_pillow(), plugin(source.file) as image:
             check_frame_count(getattr(image, "n_frames", 1), options, source.path)
             width, height = image.size
             check_budget(source.path, 4 * width * height, options.max_gb)

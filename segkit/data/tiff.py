@@ -4,7 +4,10 @@ import io
 import logging
 import math
 import struct
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import tifffile
@@ -21,6 +24,14 @@ DECODING_ERRORS = (
     AttributeError, RuntimeError, struct.error, zlib.error, tifffile.TiffFileError,
 )  # fmt: skip
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # damage is reported here
+
+
+@contextmanager
+def quiet_pillow() -> Iterator[None]:
+    """Pass over Pillow's own warnings: they concern metadata, which nobody reads here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+        yield
 
 
 def read_tiff(
@@ -92,7 +103,7 @@ def _decode(
             raise
     # Pillow brings its own decoders for LZW and JPEG
     source.file.seek(0)
-    with Image.open(io.BytesIO(source.file.read())) as image:
+    with quiet_pillow(), Image.open(io.BytesIO(source.file.read())) as image:
         image.seek(options.frame or 0)
         array = np.array(image)
     if array.shape[:2] != tuple(page.shape[:2]) or array.dtype != page.dtype:

@@ -132,6 +132,17 @@ def test_losses_are_noted_once(data: bytes, fact: str, tmp_path: Path) -> None:
     assert len(caught) == 1
 
 
+def test_damaged_exif_does_not_matter(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "description"
+    data = encoded(COLOUR, "JPEG", exif=exif)
+    entry = data.index(b"\x01\x0e" if b"MM\0*" in data else b"\x0e\x01", 12)
+    broken = bytearray(data)
+    broken[entry + 4 : entry + 8] = b"\xff\xff\xff\x7f"  # its length
+    (tmp_path / "a.jpg").write_bytes(broken)
+    assert load(tmp_path / "a.jpg").array.shape == COLOUR.shape
+
+
 def flipped(data: bytes, place: int) -> bytes:
     return data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :]
 
