@@ -14,7 +14,22 @@ from segkit.errors import InputError
 
 Line = dict[str, list[float]]
 
-_PATHS = re.compile(r"(^|\W)(root|run|path|paths|dir|folder|checkpoint|file|host)($|\W)", re.I)
+_PRIVATE = {
+    *(
+        "root",
+        "run",
+        "runs",
+        "path",
+        "paths",
+        "dir",
+        "folder",
+        "checkpoint",
+        "ckpt",
+        "file",
+        "host",
+    ),
+    *("name", "tags"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,7 @@ def _config(path: Path) -> dict[str, str]:
     return {
         key: str(item)
         for key, item in _flatten(value).items()
-        if not (_PATHS.search(key) or _is_path(item))
+        if not (_PRIVATE & set(re.split(r"[^a-z]+", key.lower())) or _is_path(item))
     }
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from segkit.data.datasets import find_cases
 from segkit.data.preprocess import InputSpec
 from segkit.evaluation.baselines import EllipseInBox, LocationPrior
+from segkit.evaluation.cohort import spread
 from segkit.evaluation.robustness import mean_dice
-from segkit.evaluation.samples import Sample
+from segkit.evaluation.samples import Sample, SampleReader
 
 LABELS = {1: "front", 2: "back"}
 SPEC = InputSpec(size=64)
@@ -81,3 +84,22 @@ def test_prior_does_not_see_the_reference(volume_sample: Callable[[int], Sample]
 def test_prior_needs_training_cases() -> None:
     with pytest.raises(ValueError, match="needs training cases, got none"):
         LocationPrior.fit([], LABELS, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("3d/Task04_Hippocampus", None, 0.8),
+        ("2d/kvasir_polyp", {1: "polyp"}, 0.9),
+        ("2d/hc18_fetal_head", {1: "head"}, 0.9),
+    ],
+)
+def test_ellipse_on_real_cases(
+    name: str, labels: dict[int, str] | None, expected: float, shared_data: Callable[[str], Path]
+) -> None:
+    dataset = find_cases(shared_data(name), labels=labels)
+    reader = SampleReader(dataset.labels)
+    ellipse = EllipseInBox(dataset.labels, InputSpec())
+    samples = list(reader.all(spread(dataset.cases["test"], 4)))
+    found = [mean_dice(ellipse(one), one.reference, dataset.labels) for one in samples]
+    assert np.mean(found) == pytest.approx(expected, abs=0.1)

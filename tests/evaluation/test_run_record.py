@@ -15,7 +15,8 @@ def run(tmp_path: Path) -> Path:
         "0,0,0.9,,,,1\n10,0,0.5,0.6,0.4,0.3,1\n20,1,0.4,0.5,0.7,0.6,1\n"
     )
     (tmp_path / "config.yaml").write_text(
-        "data: {root: secret, group_by: pairs, size: 64}\nrun: secret\nseed: 3\n"
+        "data: {root: secret, group_by: pairs, cache_dir: secret, label_folder: secret}\n"
+        "run: secret\nname: secret\nseed: 3\n"
         "backbone: {checkpoint: weights/secret.pth, _target_: segkit.models.build.nano}\n"
     )
     (tmp_path / "environment.json").write_text(
