@@ -8,6 +8,9 @@ from segkit.data.splits import SplitSpec, split_cases
 from segkit.errors import InputError
 from segkit.predictors.base import Predictor
 
+UNNAMED = {1: "object"}
+"""Classes of a data set whose files do not name any."""
+
 
 def labelled_cases(
     dataset: Dataset, split: str, spec: SplitSpec | None = None, limit: int | None = None
@@ -45,12 +48,14 @@ def spread(cases: Sequence[Case], limit: int | None) -> tuple[Case, ...]:
 
 
 def common_labels(predictor: Predictor, dataset: Dataset) -> Mapping[int, str]:
-    """Classes to evaluate; those of the data set where the model names none.
+    """Classes to evaluate; those of the data set where the model names none, and vice versa.
 
     Raises:
         InputError: Model and data set name their classes differently.
     """
     known = predictor.labels
+    if known and dict(dataset.labels) == UNNAMED and set(known) == set(UNNAMED):
+        return dict(known)
     if known and dict(known) != dict(dataset.labels):
         raise InputError(
             f"the classes of the data set are {dict(dataset.labels)}, of the model {dict(known)}",

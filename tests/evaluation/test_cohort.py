@@ -52,6 +52,9 @@ def test_classes_must_be_those_of_the_model(dataset: Dataset) -> None:
     segmenter = build.sam_tiny(classes=2)
     bare = Predictor(segmenter, None, device="cpu")
     assert common_labels(bare, dataset) == {1: "front", 2: "back"}
+    unnamed = replace(dataset, labels={1: "object"})
+    polyp = ModelInfo.of(segmenter, labels={1: "polyp"})
+    assert common_labels(Predictor(segmenter, polyp, device="cpu"), unnamed) == {1: "polyp"}
     info = ModelInfo.of(segmenter, labels={1: "front", 2: "tail"})
     with pytest.raises(InputError, match=r"'back'\}, of the model .*'tail'"):
         common_labels(Predictor(segmenter, info, device="cpu"), dataset)
