@@ -1,7 +1,9 @@
 """Run a Hydra application behind `segkit`: arguments, closed lists, errors, one run folder."""
 
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -22,7 +25,8 @@ CONFIGS = "pkg://segkit.configs"
 RUN_VARIABLE = "SEGKIT_RUN"
 """Holds the folder of this run; the processes of one training inherit it."""
 
-_EXPECTED = (SegkitError, ValueError, OSError, HydraException, OmegaConfBaseException)
+_FOREIGN = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+_EXPECTED = (SegkitError, ValueError, OSError, *_FOREIGN)
 _SWITCHES = ("-m", "--multirun", "-r", "--run")
 _ANSWERS = {"--help", "-h", "--hydra-help", "--info", "-i", "-sc", "--shell-completion"}
 
@@ -50,13 +54,13 @@ def run_hydra(name: str, task: Callable[[DictConfig], int], words: Sequence[str]
             failures.append(error)
 
     try:
-        if not _ANSWERS & {word.partition("=")[0] for word in words}:
-            _check_hydra_node(name, words)
-        with _arguments([arguments[0], *words]):
+        with _own_experiment(words) as words, _arguments([arguments[0], *words]):
+            if not _ANSWERS & {word.partition("=")[0] for word in words}:
+                _check_hydra_node(name, words)
             hydra.main(version_base="1.3", config_path=CONFIGS, config_name=name)(job)()
         for failure in failures:
             raise failure
-    except (HydraException, OmegaConfBaseException) as error:
+    except _FOREIGN as error:
         raise _explained(error, name) from error
     except SystemExit as stop:  # Hydra's parser has printed usage
         return int(stop.code or 0)
@@ -136,6 +140,29 @@ def _first_values(overrides: Sequence[str]) -> Iterator[str]:
             value = next(iter(override.sweep_string_iterator()))
             word = f"{override.get_key_element()}={value}"
         yield word
+
+
+@contextmanager
+def _own_experiment(words: Sequence[str]) -> Iterator[list[str]]:
+    """Let `experiment=FILE.yaml` name a file of the user instead of one that ships.
+
+    Raises:
+        InputError: There is no such file.
+    """
+    given = [word for word in words if word.startswith("experiment=") and word.endswith(".yaml")]
+    if not given:
+        yield list(words)
+        return
+    path = Path(given[-1].partition("=")[2])
+    if not path.is_file():
+        raise InputError("no such experiment file", path=path, fix="check the path")
+    with tempfile.TemporaryDirectory() as folder:
+        # a name of its own, because a shipped experiment of the same name would come first
+        copy = Path(folder) / "experiment" / f"file_{path.name}"
+        copy.parent.mkdir()
+        shutil.copyfile(path, copy)
+        kept = [word for word in words if word not in given]
+        yield [f"experiment={copy.stem}", f"hydra.searchpath=[file://{folder}]", *kept]
 
 
 @contextmanager

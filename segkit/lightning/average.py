@@ -17,12 +17,12 @@ class WeightAverage(Callback):
 
     After each optimiser step: average = decay * average + (1 - decay) * weight; decay grows from 0
     with (1 + steps) / (10 + steps), so that the start is forgotten. Only trainable parameters are
-    copied; the frozen encoder is not.
+    copied; the frozen encoder is not. `decay` 0 turns it off.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0 < decay < 1:
-            raise ValueError(f"decay must lie between 0 and 1, got {decay}")
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must lie in [0, 1), got {decay}")
         self.decay, self.steps, self.seen = decay, 0, 0
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
@@ -38,6 +38,8 @@ class WeightAverage(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.decay:
+            return
         weights = self._weights(pl_module)
         if not self.average:
             self.average = {name: weight.clone() for name, weight in weights.items()}
@@ -47,7 +49,7 @@ class WeightAverage(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self.seen:  # still accumulating
+        if not self.average or trainer.global_step == self.seen:  # off, or still accumulating
             return
         self.steps, self.seen = self.steps + 1, trainer.global_step
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))

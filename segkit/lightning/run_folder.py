@@ -8,14 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from segkit.errors import InputError
 from segkit.lightning.checkpoints import PARTIAL, find_checkpoint
 
 _log = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = ("ckpt_path", "run", "allow_changes", "data.root", "data.workers", "tags")
+_LOADING = ("root", "cache_dir", "workers", "timeout_s")
+FREE_TO_CHANGE = (
+    *("ckpt_path", "run", "runs", "allow_changes", "tags"),
+    *(f"data.{name}" for name in _LOADING),
+    *(f"data.slices.{name}" for name in _LOADING),
+    *(f"data.slices.loader.{name}" for name in _LOADING),
+)
 """Settings that do not change what is learned; the data are compared by content instead."""
 
 

@@ -163,6 +163,31 @@ def test_what_cannot_run_is_one_paragraph(
     assert text.count("\n") == 1
 
 
+def test_own_experiment_file_is_used_and_checked(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "polyp.yaml"  # the name of a shipped one
+    own.write_text("# @package _global_\nname: mine\noptimizer: {lr: 0.5}\n")
+    words = ["train", f"experiment={own.name}", f"data.root={data}"]
+    assert main([*words, "--cfg", "job"]) == 0
+    text = capsys.readouterr().out
+    assert "name: mine" in text
+    assert "lr: 0.5" in text
+
+    own.write_text("# @package _global_\nname: !!python/object/apply:os.getcwd []\n")
+    assert main(words) == 1
+    assert "python/object/apply:os.getcwd" in capsys.readouterr().err
+    own.unlink()
+    assert main(words) == 1
+    assert capsys.readouterr().err == (
+        "segkit train: polyp.yaml: no such experiment file; check the path\n"
+    )
+
+
 def test_broken_override_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "data.root"]) == 1
     assert "segkit train: " in capsys.readouterr().err

@@ -30,5 +30,11 @@ def test_average_is_restored_on_resume(tmp_path: Path) -> None:
 
 
 def test_decay_is_checked() -> None:
-    with pytest.raises(ValueError, match=r"decay must lie between 0 and 1, got 1.0"):
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\), got 1.0"):
         WeightAverage(decay=1.0)
+
+
+def test_decay_zero_is_off(tmp_path: Path) -> None:
+    average = WeightAverage(decay=0.0)
+    tiny_fit(tmp_path, trainer_max_epochs=1, trainer_limit_train_batches=2, callbacks=[average])
+    assert (average.average, average.steps) == ({}, 0)

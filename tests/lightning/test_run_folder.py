@@ -88,6 +88,12 @@ def test_changed_settings_are_listed_refused_or_recorded(tmp_path: Path) -> None
         assert "lr: 0.0001" in (tmp_path / "config.yaml").read_text()
 
 
+def test_data_may_move_and_be_loaded_otherwise() -> None:
+    old = {"data": {"root": "/a", "slices": {"root": "/a", "loader": {"workers": 0, "seed": 0}}}}
+    new = {"data": {"root": "/b", "slices": {"root": "/b", "loader": {"workers": 4, "seed": 1}}}}
+    assert differences(old, new) == {"data.slices.loader.seed": [0, 1]}
+
+
 def test_differences_look_into_nested_settings() -> None:
     assert differences({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}) == {"a.b": [[1, 2], [1, 3]]}
     assert flatten({"a": {}, "b": {"c": 1}}) == {"a": {}, "b.c": 1}
