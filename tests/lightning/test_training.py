@@ -66,7 +66,12 @@ def test_checkpoint_holds_no_frozen_weight(tmp_path: Path) -> None:
 
 def test_training_learns(tmp_path: Path) -> None:
     plan = OptimizerPlan(lr=1e-2, warmup=0.1)
-    result = tiny_fit(tmp_path, module=lambda: tiny_module(optimizer=plan), trainer_max_epochs=12)
+    result = tiny_fit(
+        tmp_path,
+        module=lambda: tiny_module(optimizer=plan),
+        trainer_max_epochs=12,
+        trainer_check_val_every_n_epoch=12,
+    )
     assert result.metrics["val/dice"] > 0.6
 
 
