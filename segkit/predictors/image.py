@@ -25,9 +25,10 @@ class ImagePredictor(Predictor):
     pixels of the image, boxes XYXY. The image they hold belongs to the calling thread.
 
     Example:
-        >>> predictor = ImagePredictor.from_pretrained("nano")
+        >>> from segkit.models import build
+        >>> predictor = ImagePredictor(build.sam_tiny(), device="cpu")
         >>> predictor.set_image(np.zeros((48, 64, 3), dtype=np.uint8))
-        >>> masks, iou, low_res = predictor.predict(point_coords=[[30, 20]], point_labels=[1])
+        >>> masks, iou, low_res = predictor.predict(np.array([[30, 20]]), np.array([1]))
         >>> masks.shape
         (3, 48, 64)
     """

@@ -16,10 +16,14 @@ class VolumePredictor(Predictor):
     slice, a box each slice it spans.
 
     Example:
-        >>> predictor = VolumePredictor.from_pretrained("nano")
-        >>> session = predictor.open((np.zeros((4, 32, 32)), Geometry.from_spacing(...)))
-        >>> session.add_box(((1, 8, 8), (3, 20, 24)))
-        >>> mask = session.mask()
+        >>> import numpy as np
+        >>> from segkit.geometry import Geometry
+        >>> from segkit.models import build
+        >>> predictor = VolumePredictor(build.sam_tiny(), device="cpu")
+        >>> geometry = Geometry.from_spacing((4, 32, 32), (3.0, 0.8, 0.8))
+        >>> session = predictor.open((np.zeros((4, 32, 32), dtype=np.int16), geometry))
+        >>> session.add_box(((1, 8, 8), (3, 20, 24))).mask().shape
+        (4, 32, 32)
     """
 
     @override
