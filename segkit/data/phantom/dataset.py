@@ -74,6 +74,8 @@ def _write_case(
         name = f"{key}s{split}/phantom_{number:03d}.nii.gz"
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        if affine[0, 0] < 0:  # stored the other way round; the anatomy is the same
+            voxels = voxels[:, ::-1, ::-1]
         image = nibabel.Nifti1Image(np.ascontiguousarray(voxels.transpose(2, 1, 0)), affine)
         # single-precision quaternions would contradict the sform by some thousandths of a voxel
         image.set_sform(affine, 1)
