@@ -16,7 +16,7 @@ from segkit.errors import InputError
 from segkit.evaluation import evaluate
 from segkit.predictors.base import Predictor
 
-CASES, TEST_CASES, SEED = 24, 8, 7
+CASES, TEST_CASES, SEED = 60, 10, 7
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _phantom(folder: Path) -> Path:
-    _say(f"[0/3] generating {CASES + TEST_CASES} volumes of an organ with lesions")
+    _say(f"[0/3] generating {CASES + TEST_CASES} volumes of an organ with two parts")
     if folder.exists():
         shutil.rmtree(folder)
-    write_phantom_dataset(folder, cases=CASES, test_cases=TEST_CASES, seed=SEED)
+    write_phantom_dataset(folder, cases=CASES, test_cases=TEST_CASES, seed=SEED, structure="parts")
     return folder
 
 
