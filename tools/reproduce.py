@@ -34,11 +34,11 @@ class Study:
 
 
 STUDIES = (
-    Study("hippocampus", "3d/Task04_Hippocampus", 10),
-    Study("polyp", "2d/kvasir_polyp", 6),
-    Study("fetal_head", "2d/hc18_fetal_head", 4),
-    Study("nuclei", "2d/dsb2018_nuclei", 4),
-    Study("vessels", "2d/chase_db1_vessels", 4),
+    Study("hippocampus", "3d/Task04_Hippocampus", 9),
+    Study("polyp", "2d/kvasir_polyp", 3),
+    Study("fetal_head", "2d/hc18_fetal_head", 2),
+    Study("nuclei", "2d/dsb2018_nuclei", 2),
+    Study("vessels", "2d/chase_db1_vessels", 2),
 )
 
 
@@ -68,7 +68,7 @@ def reproduce(study: Study, data: Path, run: Path, scale: float) -> None:
     limit = f"trainer.max_time=00:{int(minutes // 60):02}:{int(minutes % 60):02}:"
     limit += f"{round(minutes % 1 * 60):02}"
     train = ["train", f"experiment={study.name}", f"data.root={data}", f"run={run}"]
-    train += [limit, "trainer.max_epochs=1000", "optimizer.follow=time", *study.overrides]
+    train += [limit, "trainer.max_epochs=-1", "optimizer.follow=time", *study.overrides]
     seconds = segkit(train)
     peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     segkit(["eval", f"run={run}", f"data.root={data}"])
