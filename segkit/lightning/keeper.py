@@ -119,7 +119,7 @@ class RunKeeper(Checkpoint):
         self.saved_step = trainer.global_step
 
     def _save(self, trainer: Trainer, name: str) -> None:
-        trainer.save_checkpoint(self.folder / f"{name}.ckpt", weights_only=False)
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
         for logger in trainer.loggers:
             logger.save()
 
