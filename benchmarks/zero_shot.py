@@ -9,6 +9,7 @@ from the reference: they are oracle prompts, tighter than a person draws. Writes
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,7 +188,8 @@ def main() -> None:
         "hippocampus: one axial slice and one part of each volume). `box (oracle)`: the tight box "
         "of the reference, an oracle prompt. Clicks are simulated on each method's own errors. "
         f"Intensity methods work at {methods.WORK} pixels. `low` and `high` of latency rows are "
-        f"quartiles in ms. Weights sha256 {file_sha256(args.weights)}."
+        f"quartiles in ms, at a load of {os.getloadavg()[0]:.1f} on this machine. "
+        f"Weights sha256 {file_sha256(args.weights)}."
     )
     print(table.write(args.name, "Zero-shot segmentation with nano", rows, notes=notes).read_text())
 

@@ -113,12 +113,23 @@ def otsu_box(grey: Float32[np.ndarray, "h w"], box: Box) -> Mask:
     return mask
 
 
+def _middle(box: Box) -> tuple[slice, slice]:
+    """Middle third of the box on both axes."""
+    x0, y0, x1, y1 = box
+    row, col, tall, wide = (y0 + y1) // 2, (x0 + x1) // 2, (y1 - y0) // 6, (x1 - x0) // 6
+    return slice(row - tall, row + tall + 1), slice(col - wide, col + wide + 1)
+
+
 def grabcut_box(image: UInt8[np.ndarray, "h w 3"], box: Box) -> Mask:
-    """GrabCut (Rother et al., 2004) from the box, three iterations."""
+    """GrabCut (Rother et al., 2004), three iterations; the middle of the box is object.
+
+    Without that seed it collapses to empty masks on small or low-contrast pictures.
+    """
     cv2.setRNGSeed(0)
     x0, y0, x1, y1 = box
     marks = np.full(image.shape[:2], cv2.GC_BGD, np.uint8)
     marks[y0 : y1 + 1, x0 : x1 + 1] = cv2.GC_PR_FGD
+    marks[_middle(box)] = cv2.GC_FGD
     if (marks == cv2.GC_BGD).sum() < 10:
         return marks == cv2.GC_PR_FGD
     models = np.zeros((1, 65)), np.zeros((1, 65))
@@ -149,9 +160,7 @@ def walker_box(grey: Float32[np.ndarray, "h w"], box: Box) -> Mask:
     x0, y0, x1, y1 = box
     seeds = np.full(grey.shape, 2, np.int32)
     seeds[y0 : y1 + 1, x0 : x1 + 1] = 0
-    middle_y, middle_x = (y0 + y1) // 2, (x0 + x1) // 2
-    tall, wide = (y1 - y0) // 6, (x1 - x0) // 6
-    seeds[middle_y - tall : middle_y + tall + 1, middle_x - wide : middle_x + wide + 1] = 1
+    seeds[_middle(box)] = 1
     return walk(grey, seeds)
 
 

@@ -54,7 +54,7 @@ def export(run: Path, folder: Path) -> dict[str, Any]:
             "plan": plan,
             "steps": state["step"],
             "images": state["images"],
-            "minutes_on_one_core": round(state["seconds"] / 60, 1),
+            "minutes": round(state["seconds"] / 60, 1),
             "torch": torch.__version__,
             "dice_on_generated_pictures": last["dice"],
         },
