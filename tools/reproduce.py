@@ -34,9 +34,9 @@ class Study:
 
 
 STUDIES = (
-    Study("hippocampus", "3d/Task04_Hippocampus", 9),
-    Study("polyp", "2d/kvasir_polyp", 3),
-    Study("fetal_head", "2d/hc18_fetal_head", 2),
+    Study("hippocampus", "3d/Task04_Hippocampus", 11, ("trainer.check_val_every_n_epoch=2",)),
+    Study("polyp", "2d/kvasir_polyp", 4),
+    Study("fetal_head", "2d/hc18_fetal_head", 3),
     Study("nuclei", "2d/dsb2018_nuclei", 2),
     Study("vessels", "2d/chase_db1_vessels", 2),
 )
