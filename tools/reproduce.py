@@ -9,7 +9,6 @@ they run, so that a person can repeat one alone. Results: benchmarks/results/exp
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -70,7 +69,7 @@ def reproduce(study: Study, data: Path, run: Path, scale: float) -> None:
     train = ["train", f"experiment={study.name}", f"data.root={data}", f"run={run}"]
     train += [limit, "trainer.max_epochs=-1", "optimizer.follow=time", *study.overrides]
     seconds = segkit(train)
-    peak_mib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    peak_mib = json.loads((run / "environment.json").read_text())["result"]["peak_memory_mib"]
     segkit(["eval", f"run={run}", f"data.root={data}"])
     summary = json.loads((run / "eval" / "test" / "summary.json").read_text())
     facts = {"train_minutes": seconds / 60, "train_peak_mib": peak_mib}

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     summary = json.loads((out / "eval" / "test" / "summary.json").read_text())
     seconds = time.perf_counter() - start
     (out / "demo.json").write_text(json.dumps({"seconds": seconds, "data": str(data)}) + "\n")
-    _say("")
+    _say("\ntest cases, 95 % interval; an oracle box is taken from the reference:")
     for name, row in summary["rows"].items():
         _say(_line(name, row))
     _say(f"\nreport      {out / 'report.html'}\npictures    {out / 'figures'}")
@@ -83,7 +83,8 @@ def _predict_one(out: Path, data: Path) -> Path:
 def _line(name: str, row: Mapping[str, Any]) -> str:
     dice = row["mean"]["dice"]
     low, high = dice["ci95"]
-    return f"{name:<28} mean Dice {dice['mean']:.3f}  (95 % interval {low:.3f} to {high:.3f})"
+    prompt = ", oracle box" if row["is_oracle"] else ""
+    return f"{name + prompt:<28} mean Dice {dice['mean']:.3f}  ({low:.3f} to {high:.3f})"
 
 
 def _say(text: str) -> None:
