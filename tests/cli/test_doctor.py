@@ -46,7 +46,9 @@ def test_missing_packages_come_with_their_remedy(
 ) -> None:
     installed = doctor._version
     absent = ("timm", "highdicom")
-    monkeypatch.setattr(doctor, "_version", lambda n: None if n in absent else installed(n))
+    monkeypatch.setattr(
+        doctor, "_version", lambda n: None if n in absent else installed(n) or "1.0"
+    )
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "timm MISSING" in out
