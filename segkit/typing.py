@@ -60,7 +60,11 @@ class BlockSpec:
 
 @dataclass(frozen=True, slots=True)
 class BackboneSpec:
-    """All an adapter or a decoder may know about a backbone."""
+    """All an adapter or a decoder may know about a backbone.
+
+    `dimensions` is 3 for backbones whose features have a depth axis (the volumetric lift); the
+    strides then hold for all three axes.
+    """
 
     name: str
     image_size: int
@@ -68,11 +72,15 @@ class BackboneSpec:
     blocks: tuple[BlockSpec, ...]
     out_dim: int  # channels of the coarsest feature level
     out_stride: int  # input pixels per cell of the coarsest feature level
+    dimensions: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Encoder output: `levels` finest first, each `[n c h w]`, and the grid they belong to."""
+    """Encoder output: `levels` finest first, each `[n c h w]`, and the grid they belong to.
+
+    Levels of a three-dimensional backbone are `[volumes c d h w]`.
+    """
 
     levels: tuple[Maps, ...]
     grid: Grid
@@ -127,7 +135,8 @@ class MaskPrediction:
 
     Interactive mode: one row per object, `masks` are alternatives ranked by `iou`. Automatic mode:
     one row per image, `masks` are the classes 1, 2, ...; background has logit 0 by definition.
-    `logits` cover exactly the model input (no padding), row 0 at its top.
+    `logits` cover exactly the model input (no padding), row 0 at its top. Those of a
+    three-dimensional model are `[objects masks depth rows cols]`.
     """
 
     logits: Float[Tensor, "objects masks rows cols"]
