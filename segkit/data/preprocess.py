@@ -74,6 +74,10 @@ class InputSpec:
     Volumes are first brought to `orientation` (letters for i, j, k) by exact axis swaps and flips;
     `slice_axis` is an array axis (k, j, i) there, None means the one with the largest spacing, ties
     go to k.
+
+    `patch` makes the model volumetric: it sees blocks of so many voxels (k, j, i) after the volume
+    was resampled to `spacing_mm` (k, j, i; None keeps the spacing of the file). `size` and
+    `slice_axis` then mean nothing.
     """
 
     dimensions: Literal[2, 3] = 3
@@ -82,8 +86,11 @@ class InputSpec:
     intensity: Intensity = Intensity()
     orientation: str = "RAS"
     slice_axis: int | None = None
+    patch: tuple[int, int, int] | None = None
+    spacing_mm: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
+        self._check_patch()
         if self.dimensions not in (2, 3) or self.size < 1:
             raise InputError(
                 f"dimensions must be 2 or 3 and size >= 1, got {self.dimensions}, {self.size}"
@@ -105,10 +112,16 @@ class InputSpec:
         except ValueError as error:
             raise InputError(str(error)) from error
 
+    @property
+    def is_volumetric(self) -> bool:
+        """Whether the model sees blocks of a volume instead of slices."""
+        return self.patch is not None
+
     def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON; `spacing_mm` null says that in-plane spacing is the file's own."""
+        """Plain values for JSON; `spacing_mm` null says that spacing is the file's own."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"intensity": self.intensity.to_dict(), "spacing_mm": None}
+        lists = {name: values[name] and list(values[name]) for name in ("patch", "spacing_mm")}
+        return values | {"intensity": self.intensity.to_dict()} | lists
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "InputSpec":
@@ -117,11 +130,28 @@ class InputSpec:
         Raises:
             InputError: An entry is unknown, or its value is not allowed.
         """
-        known = {name: entry for name, entry in value.items() if name != "spacing_mm"}
-        _check_keys(cls, known, "input")
-        if value.get("spacing_mm") is not None:
-            raise InputError(f"input spacing_mm must be null, got {value['spacing_mm']}")
-        return cls(**{**known, "intensity": Intensity.from_dict(known.get("intensity", {}))})
+        _check_keys(cls, value, "input")
+        return cls(**{**value, "intensity": Intensity.from_dict(value.get("intensity", {}))})
+
+    def _check_patch(self) -> None:
+        """Turn lists, as JSON and YAML give them, into tuples and refuse what is no block."""
+        for name in ("patch", "spacing_mm"):
+            if (value := getattr(self, name)) is None:
+                continue
+            if len(value) != 3 or not all(0 < side < np.inf for side in value):
+                raise InputError(f"input {name} must be three numbers > 0 (k, j, i), got {value}")
+            object.__setattr__(self, name, tuple(value))
+        if self.patch is None and self.spacing_mm is not None:
+            raise InputError(f"input spacing_mm must be null without a patch: {self.spacing_mm}")
+        if self.patch is None:
+            return
+        if any(side != int(side) for side in self.patch):
+            raise InputError(f"input patch must be whole numbers of voxels, got {self.patch}")
+        if self.dimensions != 3 or self.channels not in ("repeat", "windows"):
+            raise InputError(
+                f"a patch {self.patch} needs dimensions 3 and channels 'repeat' or 'windows', got "
+                f"{self.dimensions} and {self.channels!r}"
+            )
 
 
 PAD_COLOUR = (0.485, 0.456, 0.406)

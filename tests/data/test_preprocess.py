@@ -218,7 +218,8 @@ def test_memory_stays_bounded_by_slices() -> None:
 
 def test_spec_survives_json() -> None:
     windows = Intensity("window", windows=((0, 1), (1, 2), (2, 3)))
-    for spec in (InputSpec(), InputSpec(2, 64, "windows", windows, "LPS", 1)):
+    block = InputSpec(channels="repeat", patch=(32, 48, 48), spacing_mm=(3.0, 1.5, 1.5))
+    for spec in (InputSpec(), InputSpec(2, 64, "windows", windows, "LPS", 1), block):
         text = json.dumps(spec.to_dict())
         assert InputSpec.from_dict(json.loads(text)) == spec
 
@@ -239,7 +240,10 @@ def test_spec_survives_json() -> None:
         ({"intensity": {"kind": "window", "windows": [[2, 1]]}}, r"\(low, high\) with low < high"),
         ({"intensity": {"gamma": 1}}, r"intensity has unknown entries \['gamma'\]"),
         ({"colour": 1}, r"input has unknown entries \['colour'\]; allowed"),
-        ({"spacing_mm": [1, 1, 1]}, "spacing_mm must be null"),
+        ({"spacing_mm": [1, 1, 1]}, "spacing_mm must be null without a patch"),
+        ({"patch": [8, 8]}, "patch must be three numbers > 0"),
+        ({"patch": [8, 8, 8.5]}, "patch must be whole numbers"),
+        ({"patch": [8, 8, 8]}, "needs dimensions 3 and channels 'repeat'"),
     ],
 )
 def test_unusable_specs_are_refused(change: dict[str, object], message: str) -> None:
