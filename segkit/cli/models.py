@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import segkit.models.weights as official
-from segkit.backbones.sam_modules import SIZES
 from segkit.models.build import BUILDERS
 from segkit.models.methods import METHODS, PUBLISHED, building_blocks, describe
 from segkit.models.weights import OFFICIAL, local_file
@@ -124,9 +123,10 @@ class _Progress:
 
 
 def _weights(name: str) -> dict[str, Any]:
-    """Size, licence and whereabouts of a backbone's weights."""
-    size = SIZES[name].image_size
-    facts: dict[str, Any] = {"name": name, "image_size": size}
+    """Size, licence and whereabouts of a backbone's weights; methods may stand on none."""
+    if name not in BUILDERS:
+        return {"name": name, "image_size": None, "weights": "none"}
+    facts: dict[str, Any] = {"name": name, "image_size": BUILDERS[name].sizes.image_size}
     if name in OFFICIAL:
         one = OFFICIAL[name]
         path = local_file(name)
@@ -154,6 +154,8 @@ def _weights(name: str) -> dict[str, Any]:
 
 def _weights_line(facts: dict[str, Any]) -> str:
     name, side = facts["name"], facts["image_size"]
+    if facts["weights"] == "none":
+        return f"{name}: trained from scratch, no frozen backbone"
     start = f"{name} ({side} px)"
     if facts["weights"] == "official":
         where = facts["path"] or f"{facts['url']}, get it with: segkit models download {name}"

@@ -41,6 +41,8 @@ class SamBuilder:
 
     sizes: SamSizes
     weights: str = "required"
+    summary: str = "SAM architecture with its interactive decoder, no adapter"
+    source: str = "Segment Anything (2023, arXiv 2304.02643)"
 
     @property
     def name(self) -> str:
@@ -61,7 +63,8 @@ class SamBuilder:
     ) -> Segmenter:
         """Build a model.
 
-        `checkpoint` is a file of weights, or "random" (or "random:SEED") for tests. With `classes`
+        `checkpoint` is a file of weights, or "random" (or "random:SEED") for tests; under
+        `torch.device("meta")` nothing is filled in. With `classes`
         the model is automatic and segments that many classes besides the background; without, it
         is interactive. `image_size` is the side of the input in pixels the adapter should expect,
         the training size of the weights by default; any multiple of the patch size works.
@@ -134,6 +137,8 @@ def _decoder(decoder: Callable[..., Decoder] | None, classes: int | None) -> Cal
 
 def _fill(modules: SamModules, source: str | Path | None) -> str:
     """Load or draw the weights and return their sha256."""
+    if next(modules.parameters()).is_meta:
+        return ""
     if source is None:
         return _load_package_weights(modules)
     kind, _, seed = str(source).partition(":")

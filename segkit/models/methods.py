@@ -1,4 +1,9 @@
-"""Published methods and bare backbones, built without weights to count their parameters."""
+"""Published methods and bare backbones, built without weights to count their parameters.
+
+A method is one entry of `METHODS`. Most are parts on a backbone: `on_backbone(Parts(...))` builds
+those on any builder of `segkit.build`. Whatever else a method is, its `build` returns its modules
+by part, on the meta device.
+"""
 
 import difflib
 import inspect
@@ -14,9 +19,7 @@ import segkit.adapters
 import segkit.decoders
 from segkit.adapters import Adapter, DepthwiseDilated, HighFrequency, LoRA
 from segkit.adapters.base import Compat
-from segkit.backbones.sam import SamBackbone
-from segkit.backbones.sam_modules import SIZES, SamModules
-from segkit.decoders import Decoder, FirstMaskDecoder, MaskDecoder, QueryDecoder
+from segkit.decoders import Decoder, FirstMaskDecoder, QueryDecoder
 from segkit.errors import InputError
 from segkit.models.build import BUILDERS
 from segkit.models.segmenter import Segmenter
@@ -28,26 +31,73 @@ PUBLISHED = (
 )  # fmt: skip
 """Published methods segkit is about; those without an entry in `METHODS` are still to come."""
 
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a method puts on a backbone."""
-
-    adapter: Callable[..., nn.Module] = Adapter
-    prompt_encoder: Callable[..., Any] = SamPromptEncoder
-    decoder: Callable[..., Decoder] = MaskDecoder
+BuildMethod = Callable[[Compat | None, str], Mapping[str, nn.Module]]
+"""From (compat, backbone name) to the modules by part, on the meta device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A method on its usual backbone; `authors` is the released form, None if there is none."""
+    """A method and its usual backbone.
+
+    `build(compat, backbone)` returns its modules by part name, on the meta device and with
+    `requires_grad` as in training; "authors" is the released form, where `has_authors_form`. A
+    parameter that two parts share is counted with the first.
+    """
 
     name: str
     summary: str
     source: str
     backbone: str
-    default: Parts
-    authors: Parts | None = None
+    build: BuildMethod
+    has_authors_form: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a method puts on a backbone; None is what the builder takes by itself."""
+
+    adapter: Callable[..., nn.Module] = Adapter
+    prompt_encoder: Callable[..., Any] | None = None
+    decoder: Callable[..., Decoder] | None = None
+
+
+def on_backbone(default: Parts, authors: Parts | None = None) -> BuildMethod:
+    """Build a method that is parts on a backbone."""
+
+    def build(compat: Compat | None, backbone: str) -> Mapping[str, nn.Module]:
+        return outline(backbone, default if compat is None or authors is None else authors)
+
+    return build
+
+
+def outline(backbone: str, parts: Parts) -> Mapping[str, nn.Module]:
+    """Build the model of any builder without weights.
+
+    Raises:
+        InputError: There is no such backbone.
+    """
+    if backbone not in BUILDERS:
+        near = difflib.get_close_matches(backbone, BUILDERS, n=1)
+        raise InputError(
+            f"there is no backbone {backbone!r}",
+            fix=f"did you mean {near[0]!r}?" if near else f"available: {sorted(BUILDERS)}",
+        )
+    named: dict[str, Any] = {"decoder": parts.decoder, "prompt_encoder": parts.prompt_encoder}
+    options = {name: value for name, value in named.items() if value is not None}
+    with torch.device("meta"):
+        return segmenter_parts(
+            BUILDERS[backbone](checkpoint="random", adapter=parts.adapter, **options)
+        )
+
+
+def segmenter_parts(segmenter: Segmenter) -> dict[str, nn.Module]:
+    """Modules of a segmenter by part."""
+    return {
+        "encoder": segmenter.backbone.encoder,
+        "adapter": segmenter.backbone.adapter,
+        "prompt_encoder": segmenter.prompt_encoder,
+        "decoder": segmenter.decoder,
+    }
 
 
 _CLASS = partial(QueryDecoder, classes=1)
@@ -59,11 +109,13 @@ METHODS: Mapping[str, Method] = {
             "high-frequency prompts before each block, decoder trained without prompts",
             "SAM Fails to Segment Anything? SAM-Adapter (2023, arXiv 2304.09148)",
             "sam_vit_b",
-            Parts(HighFrequency, decoder=_CLASS),
-            Parts(
-                partial(HighFrequency, compat="authors"),
-                partial(SamPromptEncoder, trained="no_mask"),
-                FirstMaskDecoder,
+            on_backbone(
+                Parts(HighFrequency, decoder=_CLASS),
+                authors=Parts(
+                    partial(HighFrequency, compat="authors"),
+                    partial(SamPromptEncoder, trained="no_mask"),
+                    FirstMaskDecoder,
+                ),
             ),
         ),
         Method(
@@ -71,16 +123,16 @@ METHODS: Mapping[str, Method] = {
             "the depthwise-dilated adapter of DD-SAM2 on the first half of a SAM encoder's blocks",
             "Depthwise-Dilated Convolutional Adapters for SAM 2 (2025, arXiv 2507.14613)",
             "sam_vit_b",
-            Parts(partial(DepthwiseDilated, blocks=6), decoder=_CLASS),
-            None,
+            on_backbone(Parts(partial(DepthwiseDilated, blocks=6), decoder=_CLASS)),
+            has_authors_form=False,
         ),
         Method(
             "lora-sam",
             "low-rank updates of attention weights",
             "LoRA (2021, arXiv 2106.09685)",
             "sam_vit_b",
-            Parts(LoRA, decoder=_CLASS),
-            None,
+            on_backbone(Parts(LoRA, decoder=_CLASS)),
+            has_authors_form=False,
         ),
     )
 }
@@ -94,6 +146,20 @@ class Count:
     trainable: int
     parts: Mapping[str, int]
     trainable_parts: Mapping[str, int]
+
+    @classmethod
+    def of(cls, modules: Mapping[str, nn.Module]) -> "Count":
+        """Count by part; the parts add up to the total."""
+        seen: set[int] = set()
+        parts, trainable = dict.fromkeys(modules, 0), dict.fromkeys(modules, 0)
+        for name, module in modules.items():
+            for parameter in module.parameters():
+                if id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+                parts[name] += parameter.numel()
+                trainable[name] += parameter.numel() * parameter.requires_grad
+        return cls(sum(parts.values()), sum(trainable.values()), parts, trainable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,30 +183,20 @@ def describe(
         InputError: The method is not part of this version, there is no such name, or the method
             has no released form that differs.
     """
-    if name in SIZES:
-        sizes = SIZES[backbone or name]
-        source = "Segment Anything (2023, arXiv 2304.02643)"
-        summary = "SAM architecture with its interactive decoder, no adapter"
-        parts = Parts()
-        if compat is not None or sizes.name != name:
+    if name in BUILDERS:
+        if compat is not None or backbone not in (None, name):
             raise InputError(f"{name} is a backbone; it takes neither --compat nor --backbone")
-    else:
-        method = find_method(name)
-        if compat is not None and method.authors is None:
-            raise InputError(
-                f"{name} has no released form of its own", fix="leave --compat out", code="compat"
-            )
-        parts = method.authors if compat is not None and method.authors else method.default
-        sizes = SIZES[_backbone(backbone or method.backbone)]
-        source, summary = method.source, method.summary
-    with torch.device("meta"):
-        modules = SamModules(sizes)
-        segmenter = Segmenter(
-            SamBackbone(modules.image_encoder, sizes, parts.adapter),
-            parts.prompt_encoder(modules.prompt_encoder),
-            parts.decoder(modules.mask_decoder),
+        count = Count.of(outline(name, Parts()))
+        builder = BUILDERS[name]
+        return Description(name, name, None, count, builder.summary, builder.source)
+    method = find_method(name)
+    if compat is not None and not method.has_authors_form:
+        raise InputError(
+            f"{name} has no released form of its own", fix="leave --compat out", code="compat"
         )
-    return Description(name, sizes.name, compat, count_parameters(segmenter), summary, source)
+    backbone = backbone or method.backbone
+    count = Count.of(method.build(compat, backbone))
+    return Description(name, backbone, compat, count, method.summary, method.source)
 
 
 def find_method(name: str) -> Method:
@@ -151,7 +207,7 @@ def find_method(name: str) -> Method:
     """
     if name in METHODS:
         return METHODS[name]
-    known = [*METHODS, *SIZES]
+    known = [*METHODS, *BUILDERS]
     if name in PUBLISHED:
         raise InputError(
             f"the published method {name!r} is not part of this version",
@@ -164,26 +220,6 @@ def find_method(name: str) -> Method:
         fix=f"did you mean {near[0]!r}?" if near else f"available: {', '.join(known)}",
         code="unknown_model",
     )
-
-
-def count_parameters(segmenter: Segmenter) -> Count:
-    """Count parameters by part; the parts add up to the total."""
-    modules = {
-        "encoder": segmenter.backbone.encoder,
-        "adapter": segmenter.backbone.adapter,
-        "prompt_encoder": segmenter.prompt_encoder,
-        "decoder": segmenter.decoder,
-    }
-    seen: set[int] = set()
-    parts, trainable = dict.fromkeys(modules, 0), dict.fromkeys(modules, 0)
-    for name, module in modules.items():
-        for parameter in module.parameters():
-            if id(parameter) in seen:
-                continue
-            seen.add(id(parameter))
-            parts[name] += parameter.numel()
-            trainable[name] += parameter.numel() * parameter.requires_grad
-    return Count(sum(parts.values()), sum(trainable.values()), parts, trainable)
 
 
 def building_blocks() -> dict[str, dict[str, str]]:
@@ -201,13 +237,3 @@ def _classes(package: Any, base: type[nn.Module]) -> dict[str, str]:
         for name, one in found
         if issubclass(one, base) and one is not base
     }
-
-
-def _backbone(name: str) -> str:
-    if name not in BUILDERS:
-        near = difflib.get_close_matches(name, BUILDERS, n=1)
-        raise InputError(
-            f"there is no backbone {name!r}",
-            fix=f"did you mean {near[0]!r}?" if near else f"available: {sorted(BUILDERS)}",
-        )
-    return name
