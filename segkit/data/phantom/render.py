@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 
 from segkit.data.phantom.fields import blur, coarse_matrix, smooth_field
 from segkit.data.phantom.scene import Layout
@@ -87,7 +87,23 @@ def render(rng: np.random.Generator, layout: Layout) -> UInt8[np.ndarray, "size 
     look = Look.draw(rng, size)
     colours = region_colours(rng, layout, look)
     picture = colours.T[:, layout.labels]
-    _relief_and_texture(rng, picture, layout, look)
+    picture += tint(rng, look) * relief_and_texture(rng, layout, look)
+    return acquire(rng, picture, look, layout.view)
+
+
+def acquire(
+    rng: np.random.Generator,
+    picture: Picture,
+    look: Look,
+    view: Bool[np.ndarray, "size size"],
+    noise: np.random.Generator | None = None,
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Show a picture of ideal intensities as a device would: blur, uneven light, noise, window.
+
+    `noise` is the source of what changes from frame to frame, `rng` unless given. `view` is black
+    outside.
+    """
+    size = picture.shape[-1]
     if look.coarse:
         matrix = coarse_matrix(size, max(look.coarse, 4))
         picture = matrix @ picture @ matrix.T
@@ -97,9 +113,9 @@ def render(rng: np.random.Generator, layout: Layout) -> UInt8[np.ndarray, "size 
     picture *= np.exp(look.bias * smooth_field(rng, size, int(rng.integers(1, 4))))
     if rng.random() < 0.15:
         _streaks(rng, picture)
-    _noise(rng, picture, look)
+    _noise(rng, noise or rng, picture, look)
     picture = np.clip(picture, 0, 1) ** np.float32(np.exp(rng.normal(0, 0.25)))
-    picture *= layout.view
+    picture *= view
     if rng.random() < 0.3:
         # windowed display: part of the range saturates
         picture = np.clip((picture - rng.uniform(0, 0.15)) / rng.uniform(0.6, 0.9), 0, 1)
@@ -107,17 +123,22 @@ def render(rng: np.random.Generator, layout: Layout) -> UInt8[np.ndarray, "size 
     return np.ascontiguousarray(np.broadcast_to(shown, (3, size, size)).transpose(1, 2, 0))
 
 
-def _relief_and_texture(
-    rng: np.random.Generator, picture: Picture, layout: Layout, look: Look
-) -> None:
+def tint(rng: np.random.Generator, look: Look) -> Float32[np.ndarray, "channels 1 1"]:
+    """How much of relief and texture each channel shows."""
+    return rng.uniform(0.5, 1, (look.channels, 1, 1)).astype(np.float32)
+
+
+def relief_and_texture(
+    rng: np.random.Generator, layout: Layout, look: Look
+) -> Float32[np.ndarray, "size size"]:
+    """What is added to the mean colours: relief, drawn outlines and two textures by region."""
     regions = len(layout.kinds)
-    tint = rng.uniform(0.5, 1, (look.channels, 1, 1)).astype(np.float32)
     grey = look.relief * layout.shade + look.rim * layout.rim
     if look.texture > 0:
         for _ in range(2):
             strength = look.texture * rng.gamma(1, 1, regions).astype(np.float32)
             grey += strength[layout.labels] * texture(rng, layout.labels.shape[0])
-    picture += tint * grey
+    return grey
 
 
 def _highlights(rng: np.random.Generator, picture: Picture) -> None:
@@ -147,13 +168,17 @@ def _streaks(rng: np.random.Generator, picture: Picture) -> None:
     picture *= 1 + wave
 
 
-def _noise(rng: np.random.Generator, picture: Picture, look: Look) -> None:
+def _noise(
+    rng: np.random.Generator, noise: np.random.Generator, picture: Picture, look: Look
+) -> None:
+    """Add noise in place: its kind comes from `rng`, its values from `noise`."""
     size = picture.shape[-1]
     if look.speckle:
-        grain = smooth_field(rng, size, int(rng.integers(size // 6, size // 2)))
+        grain = smooth_field(noise, size, int(rng.integers(size // 6, size // 2)))
         picture *= np.exp(look.speckle * grain)
     if look.noise:
         if rng.random() < 0.3:
-            picture += look.noise * smooth_field(rng, size, int(rng.integers(size // 6, size // 2)))
+            cells = int(rng.integers(size // 6, size // 2))
+            picture += look.noise * smooth_field(noise, size, cells)
         else:
-            picture += look.noise * rng.standard_normal(picture.shape, dtype=np.float32)
+            picture += look.noise * noise.standard_normal(picture.shape, dtype=np.float32)
