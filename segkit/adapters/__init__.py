@@ -5,6 +5,7 @@ from segkit.adapters.base import Adapter, Compat
 from segkit.adapters.dilated import DepthwiseDilated
 from segkit.adapters.highfreq import HighFrequency
 from segkit.adapters.lora import LoRA
+from segkit.adapters.spatial import Spatial
 from segkit.adapters.stack import Stack
 
-__all__ = ["Adapter", "Compat", "DepthwiseDilated", "HighFrequency", "LoRA", "Stack"]
+__all__ = ["Adapter", "Compat", "DepthwiseDilated", "HighFrequency", "LoRA", "Spatial", "Stack"]
