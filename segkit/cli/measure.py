@@ -1,36 +1,68 @@
-"""`segkit measure`: volume, surface and diameters of the labels of a mask."""
+"""`segkit measure`: sizes of the labels of a mask, their relations, and change between scans."""
 
 import argparse
+import csv
+import html
+import io
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from segkit.data.atomic import atomic_file
 from segkit.data.dicom_seg import read_seg
 from segkit.data.options import ReadOptions, add_read_arguments, read_options_from
 from segkit.data.readers import load
-from segkit.data.volume import Volume
+from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
-from segkit.metrics.measurements import LabelMeasurement, Measurements, measure
+from segkit.metrics.measurements import Measurements, measure
+from segkit.metrics.shapes import change, describe_shapes, interval, measure_picture, relate
 
 EXAMPLE = """examples:
   segkit measure liver.nii.gz
   segkit measure liver.nii.gz --image ct.nii.gz --json
+  segkit measure later.nii.gz --before earlier.nii.gz --html change.html
+  segkit measure spine.nii.gz --between 1,2
+  segkit measure tumour.nii.gz --probability tumour_probability.nii.gz
+  segkit measure head.png --pixel-mm 0.11,0.11
 
 Diameters follow RECIST 1.1: the longest in any slice of the plane of acquisition, and the longest
-at a right angle to it in that slice. Centroids are x,y,z, right-anterior-superior."""
+at a right angle to it in that slice. Centroids are x,y,z, right-anterior-superior. Of a picture:
+area, diameters, and an ellipse with its circumference."""
+
+Rows = list[dict[str, object]]
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Describe the command."""
     parser = subparsers.add_parser(
         "measure",
-        help="volume, surface and diameters of a mask, per label",
+        help="volume, surface, diameters and ellipses of a mask; change between two scans",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("mask", type=Path, metavar="MASK", help="label map with a known frame")
     parser.add_argument("--image", type=Path, metavar="IMG", help="also report its values")
+    parser.add_argument("--before", type=Path, metavar="MASK", help="an earlier scan's mask")
+    parser.add_argument(
+        "--between", type=_pair_of(int), metavar="A,B", action="append", default=[],
+        help="distances and angle of two labels",
+    )  # fmt: skip
+    parser.add_argument(
+        "--probability", type=Path, metavar="FILE", help="of the mask's one label: adds intervals"
+    )
+    parser.add_argument(
+        "--pixel-mm", type=_pair_of(float), metavar="ROW,COL", help="pixel size of a picture"
+    )
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="also write a table, row per label"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
     reading = parser.add_argument_group("reading (each makes one refusal proceed)")
     add_read_arguments(reading)
 
@@ -38,15 +70,94 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def run(args: argparse.Namespace) -> int:
     """Measure one mask."""
     options = read_options_from(args)
+    found = load(args.mask, options)
+    result = (
+        _of_picture(found, args) if isinstance(found, Picture) else _of_volume(found, args, options)
+    )
+    for path, write in ((args.csv, _as_csv), (args.html, _as_html)):
+        if path is not None:
+            with atomic_file(path) as file:
+                file.write(write(result).encode())
+    text = json.dumps(result, indent=2) if args.json else as_text(result)
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def _of_volume(mask: Volume, args: argparse.Namespace, options: ReadOptions) -> dict[str, Any]:
     image = None if args.image is None else _volume(args.image, options)
-    mask = _volume(args.mask, options)
     if image is not None and mask.header.get("format") == "dicom-seg":
         # its own grid holds only the slices with segments
         mask = read_seg(args.mask, like=image, segment=options.frame)
-    result = measure(mask, image)
-    text = json.dumps(result.to_dict(), indent=2) if args.json else as_table(result)
-    sys.stdout.write(text + "\n")
-    return 0
+    measured = measure(mask, image)
+    result = measured.to_dict()
+    result["definitions"] = {**measured.to_dict()["definitions"], **describe_shapes()}  # type: ignore[dict-item]
+    result["relations"] = [
+        asdict(relate(mask.array, mask.geometry, *pair)) for pair in args.between
+    ]
+    if args.before is not None:
+        before = measure(_volume(args.before, options))
+        result["change"] = [asdict(each) for each in change(before, measured)]
+    if args.probability is not None:
+        result["intervals"] = _intervals(measured, mask, _volume(args.probability, options))
+    return result
+
+
+def _of_picture(mask: Picture, args: argparse.Namespace) -> dict[str, Any]:
+    given = {
+        "--image": args.image, "--before": args.before, "--between": args.between,
+        "--probability": args.probability,
+    }  # fmt: skip
+    if used := [option for option, value in given.items() if value]:
+        raise InputError(f"is a picture; {used[0]} is for volumes", path=args.mask, code="picture")
+    spacing = args.pixel_mm or mask.spacing_mm
+    if spacing is None:
+        raise InputError(
+            "is a picture of unknown pixel size, so nothing can be measured in mm",
+            path=args.mask,
+            fix="give it as --pixel-mm ROW,COL",
+            code="unknown_frame",
+            option="--pixel-mm",
+        )
+    try:
+        labels = measure_picture(mask.array, spacing)
+    except InputError as error:
+        raise InputError(error.cause, fix=error.fix, path=args.mask, code=error.code) from error
+    return {
+        "format": 1,
+        "definitions": describe_shapes(),
+        "labels": [asdict(label) for label in labels],
+        "spacing_mm": spacing,
+    }
+
+
+def _intervals(measured: Measurements, mask: Volume, probability: Volume) -> Rows:
+    """Intervals of volume and longest diameter of the mask's only label."""
+    if len(measured.labels) != 1:
+        raise InputError(
+            f"holds {len(measured.labels)} labels; --probability describes exactly one",
+            path=mask.path,
+            fix="measure one label at a time",
+            code="one_label",
+        )
+    if probability.geometry.shape != mask.geometry.shape or (
+        mask.geometry.corner_shift(probability.geometry) > 1e-3
+    ):
+        raise InputError("lies on another grid than the mask", path=probability.path, code="grid")
+
+    def size_of(inside: "np.ndarray", name: str) -> float:
+        label = measure(Volume(inside.astype(np.uint8), mask.geometry)).labels[0]
+        return label.volume_ml if name == "volume_ml" else label.diameters.longest_mm
+
+    values = probability.array.astype(np.float64)
+    names = ("volume_ml", "longest_mm")
+    return [
+        {
+            "value": measured.labels[0].value,
+            "measurement": name,
+            "ci95": interval(values, lambda inside, name=name: size_of(inside, name)),  # type: ignore[misc]
+        }
+        for name in names
+    ]
 
 
 def _volume(path: Path, options: ReadOptions) -> Volume:
@@ -61,32 +172,86 @@ def _volume(path: Path, options: ReadOptions) -> Volume:
     )
 
 
-def as_table(result: Measurements) -> str:
-    """Measurements in lines of equal columns."""
-    if not result.labels:
+def as_text(result: Mapping[str, Any]) -> str:
+    """Tables in lines of equal columns."""
+    if not result["labels"]:
         return "the mask holds no label"
-    head = ["label", "name", "ml", "surface mm2", "longest mm", "perp. mm", "centroid mm"]
-    head += ["mean", "sd"] if result.labels[0].intensity is not None else []
-    rows = [head, *map(_row, result.labels)]
-    widths = [max(len(row[n]) for row in rows) for n in range(len(head))]
-    lines = [
-        "  ".join(cell.ljust(w) if n == 1 else cell.rjust(w) for n, (cell, w) in cells).rstrip()
-        for cells in (list(enumerate(zip(row, widths, strict=True))) for row in rows)
-    ]
+    return "\n\n".join(_as_table(rows) for _, rows in _tables(result))
+
+
+def _tables(result: Mapping[str, Any]) -> list[tuple[str, Rows]]:
+    """Flat tables of a result by title, the labels first."""
+    names = ("labels", "relations", "change", "intervals")
+    return [(name, list(map(_flat, result[name]))) for name in names if result.get(name)]
+
+
+def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    """One level of names; nothing that is None."""
+    flat: dict[str, object] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, "" if name == "diameters" else f"{name}_")
+        elif value is not None:
+            flat[prefix + name] = value
+    return flat
+
+
+def _as_table(rows: Rows) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [columns, *([_cell(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(columns))]
+    lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in cells]
     return "\n".join(lines)
 
 
-def _row(label: LabelMeasurement) -> list[str]:
-    size = label.diameters
-    row = [
-        str(label.value),
-        label.name,
-        f"{label.volume_ml:.3f}",
-        f"{label.surface_mm2:.1f}",
-        f"{size.longest_mm:.1f}",
-        f"{size.perpendicular_mm:.1f}",
-        ",".join(f"{value:.1f}" for value in label.centroid_mm),
+def _cell(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_cell, value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _as_csv(result: Mapping[str, Any]) -> str:
+    rows = list(map(_flat, result["labels"]))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows([_exact(row.get(name, "")) for name in columns] for row in rows)
+    return text.getvalue()
+
+
+def _exact(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _as_html(result: Mapping[str, Any]) -> str:
+    parts = [
+        f"<h2>{title}</h2><table>{_html_rows(rows)}</table>" for title, rows in _tables(result)
     ]
-    if label.intensity is not None:
-        row += [f"{label.intensity.mean:.2f}", f"{label.intensity.sd:.2f}"]
-    return row
+    meanings = "".join(
+        f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>"
+        for name, text in result["definitions"].items()
+    )
+    style = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:right}"
+    return (
+        f"<!doctype html><meta charset=utf-8><title>Measurements</title><style>{style}</style>"
+        f"<h1>Measurements</h1>{''.join(parts)}<h2>definitions</h2><dl>{meanings}</dl>"
+    )
+
+
+def _html_rows(rows: Rows) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [(f"<td>{html.escape(_cell(row.get(n, '')))}</td>" for n in columns) for row in rows]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    return f"<tr>{head}</tr>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+
+
+def _pair_of(kind: type) -> Any:
+    """Parser of two comma-separated numbers."""
+
+    def parse(text: str) -> Sequence[object]:
+        one, two = (kind(part) for part in text.split(","))
+        return (one, two)
+
+    parse.__name__ = f"two comma-separated values like {'1,2' if kind is int else '0.1,0.1'}, not"
+    return parse

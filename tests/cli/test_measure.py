@@ -45,8 +45,8 @@ def test_table_with_intensities(mask: Path, capsys: pytest.CaptureFixture[str]) 
     )
     assert main(["measure", str(mask), "--image", str(image)]) == 0
     head, one, _ = capsys.readouterr().out.splitlines()
-    assert head.split()[-2:] == ["mean", "sd"]
-    assert one.split()[-2:] == ["7.00", "0.00"]
+    assert head.split()[-4:-2] == ["intensity_mean", "intensity_sd"]
+    assert one.split()[-4:-2] == ["7", "0"]
 
 
 def test_empty_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,3 +107,53 @@ def test_dicom_segmentation_is_measured_on_its_image(
 def test_usage_errors_exit_with_2() -> None:
     assert main(["measure"]) == 2
     assert main(["measure", "--help"]) == 0
+
+
+def test_change_relations_and_tables(mask: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    later = mask.with_name("later.nii.gz")
+    array = np.zeros((20, 16, 6), dtype=np.uint8)
+    array[4:10, 3:7, 2:3] = 1
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([0.5, 0.5, 2.0, 1.0])), later)
+    table, page = mask.with_name("out.csv"), mask.with_name("out.html")
+    more = ["--between", "1,2", "--csv", str(table), "--html", str(page), "--json"]
+    assert main(["measure", str(mask), "--before", str(later), *more]) == 0
+    report = json.loads(capsys.readouterr().out)
+    one, two = report["change"]
+    assert one["volume_percent"] == pytest.approx(100)
+    assert two["volume_ml"] == pytest.approx([0, 16 * 0.5 / 1000])
+    assert two["volume_percent"] is None
+    # rows 4..9 and 12..13 along i, both at columns 3..6
+    assert report["relations"][0]["gap_mm"] == pytest.approx(3 * 0.5)
+    assert len(table.read_text().splitlines()) == 3
+    assert "axis_angle_deg" in page.read_text()
+
+
+def test_interval_of_a_probability(mask: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    single, soft = mask.with_name("one.nii.gz"), mask.with_name("soft.nii.gz")
+    p = np.zeros((20, 16, 6), dtype=np.float32)
+    p[4:10, 3:7, 2:4], p[5:9, 3:7, 2:4] = 0.6, 0.99
+    affine = np.diag([0.5, 0.5, 2.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image((p > 0.5).astype(np.uint8), affine), single)
+    nibabel.save(nibabel.Nifti1Image(p, affine), soft)
+    assert main(["measure", str(single), "--probability", str(soft), "--json"]) == 0
+    volume, _ = json.loads(capsys.readouterr().out)["intervals"]
+    assert volume["ci95"] == pytest.approx([32 * 0.5 / 1000, 48 * 0.5 / 1000])
+    assert main(["measure", str(mask), "--probability", str(soft)]) == 1
+    assert "exactly one" in capsys.readouterr().err
+
+
+def test_pictures_are_measured_with_their_pixel_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, columns = np.indices((200, 300))
+    disc = ((rows - 90) / 40) ** 2 + ((columns - 150) / 100) ** 2 <= 1
+    path = tmp_path / "head.png"
+    Image.fromarray(disc.astype(np.uint8)).save(path)
+    assert main(["measure", str(path)]) == 1
+    assert "--pixel-mm" in capsys.readouterr().err
+    assert main(["measure", str(path), "--pixel-mm", "0.5,0.5", "--json"]) == 0
+    (label,) = json.loads(capsys.readouterr().out)["labels"]
+    assert label["ellipse"]["major_mm"] == pytest.approx(100, rel=2e-3)
+    assert label["ellipse"]["minor_mm"] == pytest.approx(40, rel=5e-3)
+    assert main(["measure", str(path), "--pixel-mm", "0.5,0.5", "--between", "1,1"]) == 1
+    assert "--between is for volumes" in capsys.readouterr().err
