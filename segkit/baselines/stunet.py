@@ -28,13 +28,14 @@ class StuNetSizes:
     name: str
     depth: int
     widths: tuple[int, int, int, int, int, int]
+    image_size: int = 128  # side of the blocks the published weights were trained on
 
 
-STU_NET_S = StuNetSizes("stu-net-s", 1, (16, 32, 64, 128, 256, 256))
-STU_NET_B = StuNetSizes("stu-net-b", 1, (32, 64, 128, 256, 512, 512))
-STU_NET_L = StuNetSizes("stu-net-l", 2, (64, 128, 256, 512, 1024, 1024))
-STU_NET_H = StuNetSizes("stu-net-h", 3, (96, 192, 384, 768, 1536, 1536))
-STU_NET_TINY = StuNetSizes("stu-net-tiny", 1, (4, 8, 16, 32, 32, 32))
+STU_NET_S = StuNetSizes("stu_net_s", 1, (16, 32, 64, 128, 256, 256))
+STU_NET_B = StuNetSizes("stu_net_b", 1, (32, 64, 128, 256, 512, 512))
+STU_NET_L = StuNetSizes("stu_net_l", 2, (64, 128, 256, 512, 1024, 1024))
+STU_NET_H = StuNetSizes("stu_net_h", 3, (96, 192, 384, 768, 1536, 1536))
+STU_NET_TINY = StuNetSizes("stu_net_tiny", 1, (4, 8, 16, 32, 32, 32))
 STU_NETS = {
     sizes.name: sizes for sizes in (STU_NET_S, STU_NET_B, STU_NET_L, STU_NET_H, STU_NET_TINY)
 }

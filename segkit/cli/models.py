@@ -124,7 +124,7 @@ class _Progress:
 
 def _weights(name: str) -> dict[str, Any]:
     """Size, licence and whereabouts of a backbone's weights; methods may stand on none."""
-    if name not in BUILDERS:
+    if name not in BUILDERS or BUILDERS[name].weights == "none":
         return {"name": name, "image_size": None, "weights": "none"}
     facts: dict[str, Any] = {"name": name, "image_size": BUILDERS[name].sizes.image_size}
     if name in OFFICIAL:

@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from segkit.backbones.checkpoints import file_sha256, path_inside, read_weights, write_safetensors
 from segkit.errors import CheckpointError, InputError
@@ -99,6 +100,8 @@ def _build(recipe: Recipe, checkpoint: str | Path | None) -> Segmenter:
             f"the file needs the backbone {origin.name!r}, which this segkit does not know",
             fix=f"known: {sorted(BUILDERS)}",
         )
+    if BUILDERS[origin.name].weights == "none":
+        checkpoint = None  # the file holds the whole network, whatever it started from
     # before the weights are read: another model's file has other shapes too
     if checkpoint is not None and Path(checkpoint).is_file():
         _check_hash(recipe, file_sha256(checkpoint))
@@ -110,6 +113,7 @@ def _build(recipe: Recipe, checkpoint: str | Path | None) -> Segmenter:
             prompt_encoder=recipe.prompt.factory("prompt"),
             trainable=recipe.trainable,
             image_size=origin.image_size,
+            **dict[str, Any](origin.options),
         )
     except CheckpointError:
         raise

@@ -73,7 +73,7 @@ class ModelInfo:
         return json.dumps(
             {
                 "format": FORMAT,
-                "backbone": asdict(recipe.backbone),
+                "backbone": _origin(recipe.backbone),
                 "adapter": recipe.adapter.to_dict(),
                 "decoder": recipe.decoder.to_dict(),
                 "prompt": recipe.prompt.to_dict(),
@@ -133,17 +133,25 @@ def _check_format(value: Mapping[str, Any]) -> None:
         )
 
 
+def _origin(backbone: BackboneOrigin) -> dict[str, object]:
+    """Options are written only where there are any: most models have none."""
+    return {name: value for name, value in asdict(backbone).items() if value or name != "options"}
+
+
 def _recipe(value: Mapping[str, Any]) -> Recipe:
     backbone = value["backbone"]
-    names = set(BackboneOrigin.__slots__)
-    if not isinstance(backbone, dict) or backbone.keys() != names:
+    names = set(BackboneOrigin.__slots__) - {"options"}
+    if not isinstance(backbone, dict) or backbone.keys() - {"options"} != names:
         raise CheckpointError(f"backbone must have exactly the keys {sorted(names)}: {backbone!r}")
     if type(backbone["image_size"]) is not int:
         raise CheckpointError(f"backbone image_size must be a whole number: {backbone!r}")
     if value["trainable"] not in TRAINABLE:
         raise CheckpointError(f"trainable must be one of {TRAINABLE}, got {value['trainable']!r}")
+    options = _object({"options": {}, **backbone}, "options")
     return Recipe(
-        BackboneOrigin(_text(backbone, "name"), _text(backbone, "sha256"), backbone["image_size"]),
+        BackboneOrigin(
+            _text(backbone, "name"), _text(backbone, "sha256"), backbone["image_size"], options
+        ),
         **{
             name: Part.from_dict(value[name], field_name=name)
             for name in ("adapter", "decoder", "prompt")

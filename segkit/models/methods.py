@@ -134,6 +134,16 @@ METHODS: Mapping[str, Method] = {
             on_backbone(Parts(LoRA, decoder=_CLASS)),
             has_authors_form=False,
         ),
+        *(
+            Method(
+                f"stu-net-{size}",
+                f"residual 3D U-Net, size {size.upper()}, published for 104 structures",
+                "STU-Net (2023, arXiv 2304.06716)",
+                f"stu_net_{size}",
+                on_backbone(Parts()),
+            )
+            for size in "sblh"
+        ),
     )
 }
 

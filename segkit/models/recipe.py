@@ -109,11 +109,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class BackboneOrigin:
-    """Which frozen weights a model stands on; `image_size` is the nominal input side in pixels."""
+    """Which weights a model stands on; `image_size` is the nominal input side in pixels.
+
+    `options` are further arguments of the builder, plain values, such as the strides of a U-Net.
+    """
 
     name: str
     sha256: str
     image_size: int
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,17 @@ import torch
 from segkit.baselines.stunet import STU_NET_TINY, STU_NETS, ResidualBlock, StuNet
 
 COUNTS = {
-    ("stu-net-s", 105): 14_596_941,
-    ("stu-net-s", 2): 14_545_338,
-    ("stu-net-b", 105): 58_262_669,
-    ("stu-net-b", 2): 58_159_978,
-    ("stu-net-l", 105): 440_302_605,
-    ("stu-net-l", 2): 440_097_738,
-    ("stu-net-h", 105): 1_457_326_221,
-    ("stu-net-h", 2): 1_457_019_178,
-    ("stu-net-tiny", 2): 370_678,
+    ("stu_net_s", 105): 14_596_941,
+    ("stu_net_s", 2): 14_545_338,
+    ("stu_net_b", 105): 58_262_669,
+    ("stu_net_b", 2): 58_159_978,
+    ("stu_net_l", 105): 440_302_605,
+    ("stu_net_l", 2): 440_097_738,
+    ("stu_net_h", 105): 1_457_326_221,
+    ("stu_net_h", 2): 1_457_019_178,
+    ("stu_net_tiny", 2): 370_678,
 }
-KEYS = {"stu-net-s": 130, "stu-net-b": 130, "stu-net-l": 218, "stu-net-h": 306}
+KEYS = {"stu_net_s": 130, "stu_net_b": 130, "stu_net_l": 218, "stu_net_h": 306}
 OUTPUTS = {
     64: [-0.0810032932, 0.1093205151, -0.0173706282, -0.0849741217, -0.0912771812],
     32: [0.0966981890, 0.2114166481, 0.1206476114, 0.0785598195, 0.0672181757],

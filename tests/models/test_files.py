@@ -231,7 +231,7 @@ def test_load_model_passes_weights_on(saved: Path) -> None:
 def test_unknown_names_get_a_suggestion(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"sam_tny: .*did you mean 'sam_tiny'\?"):
         load_model("sam_tny")
-    with pytest.raises(CheckpointError, match=r"no such run folder.*model names: \['nano'"):
+    with pytest.raises(CheckpointError, match=r"no such run folder.*model names: \['dynunet_3d'"):
         load_model(tmp_path / "runs")
 
 
