@@ -104,7 +104,7 @@ def write_seg(
         MissingExtraError: highdicom is not installed.
     """
     path = Path(path)
-    _check_mask(path, mask, like)
+    check_mask(path, mask, like)
     with atomic_file(path) as file:
         encode_seg(file, mask, like, labels, identifiers=identifiers)
 
@@ -123,8 +123,8 @@ def encode_seg(
         InputError: As `write_seg`.
         MissingExtraError: highdicom is not installed.
     """
-    values = _check_mask(None, mask, like)
-    sources, order = _sources(like, identifiers)
+    values = check_mask(None, mask, like)
+    sources, order = source_headers(like, identifiers)
     pixels = np.zeros((len(order), *mask.shape[1:]), dtype=np.uint8)
     for number, value in enumerate(values, start=1):
         for n, k in enumerate(order):
@@ -249,12 +249,13 @@ def _segment_needed(path: str | Path, cause: str, count: int) -> InputError:
     )
 
 
-def _check_mask(path: Path | None, mask: np.ndarray, like: Volume) -> list[int]:
+def check_mask(path: Path | None, mask: np.ndarray, like: Volume) -> list[int]:
     """Values of a mask that can be written; nothing else passes."""
     sources = _source_list(like)
     if like.header.get("is_mosaic") or not any(sources) or not like.geometry.is_known:
         raise InputError(
-            "a DICOM segmentation needs a source series with one position per slice",
+            "a DICOM segmentation or structure set needs a source series with one position per "
+            "slice",
             path=path,
             fix="save as .nii.gz or .nrrd (the source is no DICOM series, a mosaic or resampled)",
             code="no_source",
@@ -278,7 +279,7 @@ def _check_mask(path: Path | None, mask: np.ndarray, like: Volume) -> list[int]:
     return values
 
 
-def _sources(like: Volume, identifiers: bool) -> tuple[list[Dataset], list[int | None]]:
+def source_headers(like: Volume, identifiers: bool) -> tuple[list[Dataset], list[int | None]]:
     """Reduced headers of the source, and for each of its frames the slice k (None: not used)."""
     files: dict[str, dict[int, int]] = {}
     for k, source in enumerate(_source_list(like)):

@@ -10,13 +10,14 @@ from jaxtyping import Shaped
 from PIL import Image
 
 from segkit.data.atomic import atomic_file
+from segkit.data.dicom_rtstruct import encode_rtstruct
 from segkit.data.dicom_seg import encode_seg
 from segkit.data.itk_writer import write_metaimage, write_nrrd
 from segkit.data.nifti_writer import write_nifti
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".seg.nrrd", ".nrrd", ".mha", ".dcm")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".seg.nrrd", ".nrrd", ".mha", ".dcm", ".rtstruct.dcm")
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff")
 UNSIGNED = (np.uint8, np.uint16, np.uint32, np.uint64)
 
@@ -30,11 +31,12 @@ def save(
 ) -> None:
     """Write a mask or label map on the grid of `like`; the suffix chooses the format.
 
-    Volumes: .nii .nii.gz .nrrd .seg.nrrd .mha, and .dcm (a segmentation object, where the source is
-    a DICOM series and the extra [dicom] is installed). Pictures, and volumes of one slice: .png
-    .tif, with label values as grey values. The smallest unsigned type is used. Frame, units and
-    form codes of a NIfTI source are kept; nothing else of the source goes into the output.
-    `labels` (names by value) are stored where the format can: NIfTI, .seg.nrrd and .dcm.
+    Volumes: .nii .nii.gz .nrrd .seg.nrrd .mha, and where the source is a DICOM series .dcm (a
+    segmentation object, needs the extra [dicom]) and .rtstruct.dcm (an RT structure set).
+    Pictures, and volumes of one slice: .png .tif, with label values as grey values. The smallest
+    unsigned type is used. Frame, units and form codes of a NIfTI source are kept; nothing else of
+    the source goes into the output.
+    `labels` (names by value) are stored where the format can: NIfTI, .seg.nrrd and DICOM.
 
     Example:
         >>> volume = load("ct.nii.gz")  # doctest: +SKIP
@@ -77,6 +79,8 @@ def _writer(
             return lambda file, mask: write_nrrd(file, mask, like, labels, is_segmentation=is_seg)
         if name.endswith(".mha"):
             return lambda file, mask: write_metaimage(file, mask, like)
+        if name.endswith(".rtstruct.dcm"):
+            return lambda file, mask: encode_rtstruct(file, mask, like, labels)
         if name.endswith(".dcm"):
             return lambda file, mask: encode_seg(file, mask, like, labels)
     allowed = (
