@@ -6,6 +6,7 @@ for.
 """
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -337,12 +338,14 @@ def _document(sources: list[Dataset], pixels: np.ndarray, names: Sequence[str]) 
         highdicom.seg.SegmentDescription(
             segment_number=number,
             segment_label=name[:64],
-            segmented_property_category=codes.SCT.Tissue,
-            segmented_property_type=codes.SCT.Tissue,
+            segmented_property_category=category,
+            segmented_property_type=kind,
             algorithm_type="SEMIAUTOMATIC",
             algorithm_identification=algorithm,
         )
-        for number, name in enumerate(names, start=1)
+        for number, (name, (category, kind)) in enumerate(
+            ((name, _meaning(codes, name)) for name in names), start=1
+        )
     ]
     return highdicom.seg.Segmentation(
         source_images=sources,
@@ -358,3 +361,15 @@ def _document(sources: list[Dataset], pixels: np.ndarray, names: Sequence[str]) 
         software_versions=VERSION,
         device_serial_number="0",
     )
+
+
+def _meaning(codes: Any, name: str) -> tuple[Any, Any]:
+    """Category and SNOMED CT type of a segment: a known anatomical name, or just tissue.
+
+    Only names that the standard lists for segments count (CID 7192), so "nucleus" of a cell does
+    not become one of the brain.
+    """
+    keyword = "".join(word.capitalize() for word in re.split(r"[^A-Za-z]+", name))
+    if keyword in codes.cid7192.dir():
+        return codes.SCT.AnatomicalStructure, getattr(codes.cid7192, keyword)
+    return codes.SCT.Tissue, codes.SCT.Tissue

@@ -227,3 +227,12 @@ def test_fractional_segments_are_refused(source: Volume, tmp_path: Path) -> None
     written.save_as(file)
     with pytest.raises(InputError, match="FRACTIONAL segments; BINARY ones are read"):
         read_seg(file)
+
+
+def test_known_anatomy_is_coded(source: Volume, tmp_path: Path) -> None:
+    pytest.importorskip("highdicom", reason="extra [dicom]")
+    write_seg(tmp_path / "mask.dcm", some_mask(), source, {1: "left ventricle", 4: "nucleus"})
+    first, second = pydicom.dcmread(tmp_path / "mask.dcm").SegmentSequence
+    code = first.SegmentedPropertyTypeCodeSequence[0]
+    assert (code.CodeValue, code.CodingSchemeDesignator) == ("87878005", "SCT")
+    assert second.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Tissue"
