@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from segkit.decoders.base import Decoder, select
+from segkit.decoders.sam2_mask import finer_levels, without_memory
 from segkit.decoders.two_way import draw, two_way
 from segkit.typing import Features, MaskPrediction, PromptTokens
 
@@ -23,7 +24,7 @@ class QueryDecoder(Decoder):
     Source: SAM's mask decoder ("Segment Anything", Kirillov et al., ICCV 2023) without prompts, as
     in "SAM-Adapter" (Chen et al., 2023). Difference: mask token 0, its hyper-network and its IoU
     output are copied once per class and trained, so one pass through the transformer serves all
-    classes. The IoU head predicts one value per class.
+    classes. The IoU head predicts one value per class. On SAM 2 the fine feature levels take part.
 
     Example:
         >>> from segkit.models import build
@@ -47,6 +48,11 @@ class QueryDecoder(Decoder):
         first = module.output_hypernetworks_mlps[0]
         self.class_heads = nn.ModuleList(deepcopy(first) for _ in range(classes))
         self.iou_head = _one_output_per_class(module.iou_prediction_head, classes)
+        self.is_sam2 = hasattr(module, "conv_s0")
+        if self.is_sam2:
+            # run by the backbone, kept here to be trained and stored with the decoder
+            self.high_res = nn.ModuleList([module.conv_s0, module.conv_s1])
+            self.no_mem_embed = module.no_mem_embed.requires_grad_(False)
 
     @override
     def forward(
@@ -58,6 +64,8 @@ class QueryDecoder(Decoder):
         multimask: bool = False,
     ) -> MaskPrediction:
         count = len(prompts.dense)
+        if self.is_sam2:
+            features = without_memory(features, self.no_mem_embed)
         image = select(features.levels[-1], count, image_index) + prompts.dense
         output = torch.cat([self.iou_token.weight, self.class_tokens])
         tokens = torch.cat([output.expand(count, -1, -1), prompts.sparse], dim=1)
@@ -65,7 +73,9 @@ class QueryDecoder(Decoder):
         weights = torch.stack(
             [head(tokens[:, 1 + index]) for index, head in enumerate(self.class_heads)], dim=1
         )
-        logits = draw(self.output_upscaling, cells, weights, (image.shape[2], image.shape[3]))
+        finer = finer_levels(features, image_index) if self.is_sam2 else None
+        size = (image.shape[2], image.shape[3])
+        logits = draw(self.output_upscaling, cells, weights, size, finer)
         return MaskPrediction(logits, self.iou_head(tokens[:, 0]))
 
 

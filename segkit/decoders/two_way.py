@@ -13,6 +13,8 @@ from segment_anything.modeling import TwoWayTransformer
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
+from segkit.typing import Maps
+
 Rows = Float[Tensor, "objects _ _"]  # any count, any width
 
 
@@ -49,19 +51,36 @@ def draw(
     cells: Float[Tensor, "objects cells dim"],
     weights: Float[Tensor, "objects masks channels"],
     size: tuple[int, int],
+    finer: tuple[Rows, Rows] | None = None,
 ) -> Float[Tensor, "objects masks height width"]:
-    """Upscale the cells of an image of `size` (rows, columns) four times and draw the masks."""
+    """Upscale the cells of an image of `size` (rows, columns) four times and draw the masks.
+
+    `finer` are maps of twice and four times the size, `in_cells`, which are added on the way
+    (SAM 2); those of a single image serve all objects.
+    """
     layers: list[Any] = list(upscaling)
     first, norm, act, second, last_act = layers
     rows, cols = size
     x = _times_four(first, cells)
+    if finer is not None:
+        x = x + finer[0]
     x = act(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
-    x = last_act(_times_four(second, x))  # [objects cells*16 channels]
+    x = _times_four(second, x)  # [objects cells*16 channels]
+    x = last_act(x if finer is None else x + finer[1])
     logits = x @ weights.transpose(1, 2)
     objects, _, masks = logits.shape
     # cells, then the 2 x 2 pixels of the first and of the second step
     logits = logits.view(objects, rows, cols, 2, 2, 2, 2, masks)
     return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(objects, masks, 4 * rows, 4 * cols)
+
+
+def in_cells(maps: Maps, steps: int) -> Rows:
+    """Order the pixels of a map as `draw` does after so many steps: by cell, 2 x 2 by 2 x 2."""
+    n, channels, height, width = maps.shape
+    split, axes = (2,) * steps, range(steps)
+    x = maps.reshape(n, channels, height >> steps, *split, width >> steps, *split)
+    order = [0, 2, 3 + steps, *(axis for s in axes for axis in (3 + s, 4 + steps + s)), 1]
+    return x.permute(order).reshape(n, height * width, channels)
 
 
 def _times_four(layer: nn.ConvTranspose2d, x: Rows) -> Float[Tensor, "objects finer channels"]:

@@ -1,4 +1,4 @@
-"""Builders: one per model size, all numbers in `segkit.backbones.sam_modules`.
+"""Builders: one per model size, all numbers in the `*_modules` of `segkit.backbones`.
 
     segmenter = segkit.build.sam_vit_b(checkpoint="sam_vit_b_01ec64.pth", adapter=MyAdapter)
 
@@ -6,114 +6,64 @@ Adapter, decoder and prompt encoder arrive as classes or partials, because only 
 the sizes they need.
 """
 
-import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
-import torch
 from torch import nn
+from typing_extensions import override
 
-from segkit.adapters.base import Adapter
-from segkit.backbones.checkpoints import content_sha256, load_sam
+from segkit.backbones.checkpoints import load_sam
 from segkit.backbones.sam import SamBackbone
 from segkit.backbones.sam_modules import NANO, TINY, VIT_B, VIT_H, VIT_L, SamModules, SamSizes
-from segkit.decoders.base import Decoder
 from segkit.decoders.mask import MaskDecoder
-from segkit.decoders.query import QueryDecoder
-from segkit.errors import CheckpointError
-from segkit.models.recipe import BackboneOrigin, Part, Recipe, Trainable
-from segkit.models.segmenter import Segmenter
-from segkit.prompts.base import PromptEncoder
+from segkit.models.build3d import SAM3D_BUILDERS, Sam3dBuilder
+from segkit.models.build_sam2 import SAM2_BUILDERS
+from segkit.models.builder import Builder, Modules
+from segkit.models.sources import Default, fill
+from segkit.models.supervised import SUPERVISED, SupervisedBuilder
 from segkit.prompts.encoder import SamPromptEncoder
 from segkit.typing import BackboneSpec
 
 
 @dataclass(frozen=True, slots=True)
-class SamBuilder:
-    """Callable that builds a `Segmenter` of one size.
-
-    `weights`: what `checkpoint=None` means, "required", "random" or "package".
-    """
+class SamBuilder(Builder):
+    """Callable that builds a `Segmenter` on SAM."""
 
     sizes: SamSizes
-    weights: str = "required"
+    weights: Default = "required"
     summary: str = "SAM architecture with its interactive decoder, no adapter"
     source: str = "Segment Anything (2023, arXiv 2304.02643)"
 
-    @property
-    def name(self) -> str:
-        """Name of the builder and of its backbone."""
-        return self.sizes.name
+    mask_decoder = MaskDecoder
+    prompt_encoder = SamPromptEncoder
 
-    def __call__(
+    @override
+    def modules(
         self,
+        checkpoint: str | Path | None,
+        adapter: Callable[[BackboneSpec], nn.Module],
         *,
-        checkpoint: str | Path | None = None,
-        adapter: Callable[[BackboneSpec], nn.Module] = Adapter,
-        decoder: Callable[..., Decoder] | None = None,
-        prompt_encoder: Callable[..., PromptEncoder] = SamPromptEncoder,
-        classes: int | None = None,
-        trainable: Trainable = "adapter",
-        image_size: int | None = None,
-        checkpointing: bool = False,
-    ) -> Segmenter:
-        """Build a model.
-
-        `checkpoint` is a file of weights, or "random" (or "random:SEED") for tests; under
-        `torch.device("meta")` nothing is filled in. With `classes`
-        the model is automatic and segments that many classes besides the background; without, it
-        is interactive. `image_size` is the side of the input in pixels the adapter should expect,
-        the training size of the weights by default; any multiple of the patch size works.
-        `checkpointing` trades time for memory in training.
-
-        Raises:
-            CheckpointError: Weights are missing, damaged, or of another model.
-        """
-        source = self._source(checkpoint)
+        image_size: int,
+        trainable: bool,
+        checkpointing: bool,
+    ) -> Modules:
         modules = SamModules(self.sizes)
-        sha256 = _fill(modules, source)
+        sha256 = fill(
+            [modules],
+            checkpoint,
+            lambda path, sha256: load_sam(modules, path, sha256=sha256),
+            name=self.name,
+            default=self.weights,
+        )
         backbone = SamBackbone(
             modules.image_encoder,
-            replace(self.sizes, image_size=self._image_size(image_size)),
+            replace(self.sizes, image_size=image_size),
             adapter,
-            trainable=trainable == "all",
+            trainable=trainable,
             checkpointing=checkpointing,
         )
-        make_decoder = _decoder(decoder, classes)
-        recipe = Recipe(
-            BackboneOrigin(self.name, sha256, backbone.spec.image_size),
-            adapter=Part.of(adapter),
-            decoder=Part.of(make_decoder),
-            prompt=Part.of(prompt_encoder),
-            trainable=trainable,
-        )
-        return Segmenter(
-            backbone,
-            prompt_encoder(modules.prompt_encoder),
-            make_decoder(modules.mask_decoder),
-            trainable=trainable,
-            recipe=recipe,
-        )
-
-    def _image_size(self, image_size: int | None) -> int:
-        side, patch = image_size or self.sizes.image_size, self.sizes.patch_size
-        if side < patch or side % patch:
-            raise ValueError(f"image_size must be a multiple of the patch size {patch}, got {side}")
-        return side
-
-    def _source(self, checkpoint: str | Path | None) -> str | Path | None:
-        """Say where weights come from; None is the package."""
-        if checkpoint is None and self.weights == "required":
-            raise CheckpointError(
-                f"{self.name} needs weights, got checkpoint=None",
-                fix=f"pass checkpoint=PATH; `segkit models info {self.name}` says where they are",
-                code="no_weights",
-            )
-        return "random" if checkpoint is None and self.weights == "random" else checkpoint
+        return Modules(backbone, modules.prompt_encoder, modules.mask_decoder, sha256)
 
 
 sam_vit_b = SamBuilder(VIT_B)
@@ -122,55 +72,38 @@ sam_vit_h = SamBuilder(VIT_H)
 sam_tiny = SamBuilder(TINY, weights="random")
 nano = SamBuilder(NANO, weights="package")
 
-# tokens and the frequencies of the position code; the rest is scaled by its fan-in
-_UNIT_SCALE = re.compile(r"((embed|embeddings\.\d+|tokens?)\.weight|gaussian_matrix)$")
+# 2.1 unless the name says 2.0
+sam2_tiny = SAM2_BUILDERS["sam2_tiny"]
+sam2_small = SAM2_BUILDERS["sam2_small"]
+sam2_base_plus = SAM2_BUILDERS["sam2_base_plus"]
+sam2_large = SAM2_BUILDERS["sam2_large"]
+sam2_0_tiny = SAM2_BUILDERS["sam2_0_tiny"]
+sam2_0_small = SAM2_BUILDERS["sam2_0_small"]
+sam2_0_base_plus = SAM2_BUILDERS["sam2_0_base_plus"]
+sam2_0_large = SAM2_BUILDERS["sam2_0_large"]
+sam2_test = SAM2_BUILDERS["sam2_test"]
+nano2 = SAM2_BUILDERS["nano2"]
 
-BUILDERS = {builder.name: builder for builder in (nano, sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h)}
+sam3d_vit_b = SAM3D_BUILDERS["sam3d_vit_b"]
+sam3d_vit_l = SAM3D_BUILDERS["sam3d_vit_l"]
+sam3d_vit_h = SAM3D_BUILDERS["sam3d_vit_h"]
+sam3d_nano = SAM3D_BUILDERS["sam3d_nano"]
+sam3d_tiny = SAM3D_BUILDERS["sam3d_tiny"]
 
+stu_net_s = SUPERVISED["stu_net_s"]
+stu_net_b = SUPERVISED["stu_net_b"]
+stu_net_l = SUPERVISED["stu_net_l"]
+stu_net_h = SUPERVISED["stu_net_h"]
+unet_2d = SUPERVISED["unet_2d"]
+unet_3d = SUPERVISED["unet_3d"]
+dynunet_3d = SUPERVISED["dynunet_3d"]
 
-def _decoder(decoder: Callable[..., Decoder] | None, classes: int | None) -> Callable[..., Decoder]:
-    """Choose the decoder by what was asked for."""
-    if classes is None:
-        return decoder or MaskDecoder
-    return partial(decoder or QueryDecoder, classes=classes)
-
-
-def _fill(modules: SamModules, source: str | Path | None) -> str:
-    """Load or draw the weights and return their sha256."""
-    if next(modules.parameters()).is_meta:
-        return ""
-    if source is None:
-        return _load_package_weights(modules)
-    kind, _, seed = str(source).partition(":")
-    if kind == "random" and (not seed or seed.isdecimal()):
-        return _randomise(modules, int(seed or 0))
-    return load_sam(modules, source)
-
-
-def _load_package_weights(modules: SamModules) -> str:
-    """Load weights shipped in the package and compare them with their recorded hash."""
-    name = modules.sizes.name
-    folder = Path(str(files("segkit"))) / "weights"
-    weights, card = folder / f"{name}.safetensors", folder / f"{name}.json"
-    for path in (weights, card):
-        if not path.is_file():
-            raise CheckpointError(
-                f"this installation of segkit lacks the weights of {name!r}",
-                path=path,
-                fix="install a released wheel, or pass checkpoint=PATH",
-                code="no_weights",
-            )
-    expected = json.loads(card.read_text(encoding="utf-8"))["sha256"]
-    return load_sam(modules, weights, sha256=expected)
-
-
-def _randomise(modules: SamModules, seed: int) -> str:
-    """Draw all weights from `seed`, the same on every run, and return their sha256."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in sorted(modules.state_dict().items()):
-            if tensor.ndim > 1 or name.endswith("bias"):
-                fan_in = 2500 if tensor.ndim == 1 else tensor[0].numel()
-                scale = 1.0 if _UNIT_SCALE.search(name) else fan_in**-0.5
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale)
-    return content_sha256(modules.state_dict())
+BUILDERS: Mapping[str, Builder | SupervisedBuilder] = {
+    **{builder.name: builder for builder in (
+        nano, sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, nano2, sam2_tiny, sam2_small,
+        sam2_base_plus, sam2_large, sam2_0_tiny, sam2_0_small, sam2_0_base_plus, sam2_0_large,
+        sam2_test,
+    )},
+    **SUPERVISED,
+}  # fmt: skip
+"""Builders by name."""

@@ -51,7 +51,8 @@ class Segmenter(nn.Module):
                 f"trainable={trainable!r} needs a backbone built with "
                 f"trainable={trainable == 'all'}, got {backbone.trainable}"
             )
-        self.backbone, self.prompt_encoder, self.decoder = backbone, prompt_encoder, decoder
+        # the decoder first: what it shares with the backbone (SAM 2) goes by the decoder's name
+        self.decoder, self.backbone, self.prompt_encoder = decoder, backbone, prompt_encoder
         self.recipe = recipe
         # what differs from the weight file of the backbone, whether trained in this run or before
         self._learned = tuple(name for name, _ in self._learned_tensors())

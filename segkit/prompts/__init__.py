@@ -3,3 +3,4 @@
 import segkit.torchvision_compat  # noqa: F401
 from segkit.prompts.base import PromptEncoder as PromptEncoder
 from segkit.prompts.encoder import SamPromptEncoder as SamPromptEncoder
+from segkit.prompts.sam2 import Sam2PromptEncoder as Sam2PromptEncoder

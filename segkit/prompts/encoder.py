@@ -1,6 +1,6 @@
 """SAM's prompt encoder for batches of mixed prompts and any input size."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,9 @@ class SamPromptEncoder(PromptEncoder):
         >>> encoder(click, (64, 96)).dense.shape
         torch.Size([1, 32, 8, 12])
     """
+
+    pads_boxes: ClassVar[bool] = False
+    """Whether objects with a box get the padding point too (SAM 2)."""
 
     def __init__(self, module: UpstreamPromptEncoder, *, trained: Trained = "none") -> None:
         super().__init__()
@@ -81,8 +84,8 @@ class SamPromptEncoder(PromptEncoder):
         labels: Int[Tensor, "objects points"],
         size: tuple[int, int],
     ) -> Float[Tensor, "objects tokens dim"]:
-        has_box = (labels >= BOX_FIRST).any(dim=1)
-        if labels.shape[1] and not has_box.all():
+        is_padded = self.pads_boxes or not (labels >= BOX_FIRST).any(dim=1).all()
+        if labels.shape[1] and is_padded:
             points = torch.cat([points, points.new_zeros(len(points), 1, 3)], dim=1)
             labels = torch.cat([labels, labels.new_full((len(labels), 1), PADDING)], dim=1)
         # SAM counts from pixel corners and in (x, y)

@@ -10,10 +10,11 @@ import torch
 
 from segkit.adapters.base import Adapter
 from segkit.backbones.checkpoints import write_safetensors
+from segkit.backbones.sam2_modules import SAM2_SIZES
 from segkit.backbones.sam_modules import SIZES, TINY, SamModules
 from segkit.decoders import MaskDecoder, QueryDecoder
 from segkit.errors import CheckpointError
-from segkit.models import build
+from segkit.models import build, sources
 from segkit.prompts import SamPromptEncoder
 from segkit.typing import Prompts
 
@@ -29,7 +30,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def test_there_is_a_builder_for_each_size() -> None:
-    assert build.BUILDERS.keys() == SIZES.keys()
+    assert build.BUILDERS.keys() >= {*SIZES, *SAM2_SIZES}
     assert all(getattr(build, name) is builder for name, builder in build.BUILDERS.items())
 
 
@@ -134,7 +135,7 @@ def test_large_models_need_weights(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_package_weights_are_looked_up_and_verified(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "files", lambda _: tmp_path)
+    monkeypatch.setattr(sources, "files", lambda _: tmp_path)
     builder = build.SamBuilder(TINY, weights="package")
     with pytest.raises(CheckpointError, match="lacks the weights of 'sam_tiny'; install"):
         builder()
