@@ -63,7 +63,8 @@ class BackboneSpec:
     """All an adapter or a decoder may know about a backbone.
 
     `dimensions` is 3 for backbones whose features have a depth axis (the volumetric lift); the
-    strides then hold for all three axes.
+    strides then hold for all three axes. `pixel_mean` and `pixel_std` are what images were
+    normalised with before an adapter sees them, on a scale of 0 to 255.
     """
 
     name: str
@@ -73,6 +74,8 @@ class BackboneSpec:
     out_dim: int  # channels of the coarsest feature level
     out_stride: int  # input pixels per cell of the coarsest feature level
     dimensions: int = 2
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,9 @@ class HighFrequency(Adapter):
         _check(min(widths), ratio, rate, compat)
         self.rate, self.compat = rate, compat
         self.is_pyramid = len(widths) > 1
-        inner = [width // ratio for width in widths]
+        # a norm over one channel would always be zero
+        least = 2 if self.is_pyramid else 1
+        inner = [max(least, width // ratio) for width in widths]
         pairs = list(zip(widths, inner, strict=True))
         self.up = nn.ModuleList(nn.Linear(r, width) for width, r in pairs)
         self.embedding = nn.ModuleList(nn.Linear(width, r) for width, r in pairs)

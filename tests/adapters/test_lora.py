@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from segkit.adapters import Adapter, LoRA, Stack
+from segkit.adapters.lora import ThirdsLoRA
 from segkit.backbones import SamBackbone, sam_spec
 from segkit.backbones.sam_modules import TINY, SamModules
 from segkit.typing import Grid
@@ -43,6 +44,46 @@ def test_equals_the_edited_weights() -> None:
         weight = plain.encoder.get_parameter(name.replace(":", ".") + ".weight")
         weight.data += 6 / 2 * pair["lora_B"].weight.data @ pair["lora_A"].weight.data
     torch.testing.assert_close(level(backbone), level(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_thirds_equal_the_edited_weights() -> None:
+    backbone = SamBackbone.tiny(partial(LoRA, rank=2, alpha=6, targets=("v", "proj", "q")))
+    randomise(backbone.adapter)
+    plain = SamBackbone.tiny(Adapter)
+    for index, block in enumerate(plain.encoder.blocks):
+        pair = backbone.adapter.layers[f"blocks:{index}:attn:qkv"]
+        zero = torch.zeros(32, 32)
+        edits = [
+            pair["lora_B"][t].weight.data @ pair["lora_A"][t].weight.data if t in "qv" else zero
+            for t in "qkv"
+        ]
+        block.attn.qkv.weight.data += 6 / 2 * torch.cat(edits)
+        proj = backbone.adapter.layers[f"blocks:{index}:attn:proj"]
+        block.attn.proj.weight.data += 3 * proj["lora_B"].weight.data @ proj["lora_A"].weight.data
+    torch.testing.assert_close(level(backbone), level(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gate_looks_at_each_window_by_itself() -> None:
+    torch.manual_seed(0)
+    layer = ThirdsLoRA(nn.Linear(6, 18), ("q", "v"), rank=2, gated=True)
+    randomise(layer)
+    x = torch.rand(3, 2, 4, 6)
+    together = layer(x)
+    torch.testing.assert_close(together, torch.cat([layer(one[None]) for one in x]))
+    edit = together - layer.base_layer(x)
+    assert not edit[..., 6:12].any()
+    with torch.no_grad():
+        layer.lora_gate.weight *= -2
+    torch.testing.assert_close(layer(x) - layer.base_layer(x), -2 * edit)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_thirds_start_as_the_identity_and_keep_the_encoders_keys(gated: bool) -> None:
+    backbone = SamBackbone.tiny(partial(LoRA, targets=("q", "v"), gated=gated))
+    plain = SamBackbone.tiny(Adapter)
+    assert level(backbone).equal(level(plain))
+    assert set(backbone.encoder.state_dict()) == set(plain.encoder.state_dict())
+    assert all(not p.requires_grad for p in backbone.encoder.blocks[0].mlp.parameters())
 
 
 def test_acts_in_both_attention_paths() -> None:
@@ -88,7 +129,9 @@ def test_full_fine_tuning_beside_lora_keeps_the_encoder_trainable(trainable: boo
     [
         ({"rank": 0}, "rank must be >= 1, got 0"),
         ({"alpha": 0}, "alpha must be None or >= 1, got 0"),
-        ({"targets": ("q",)}, r"targets must be some of .*'qkv'.* got \('q',\)"),
+        ({"targets": ("kv",)}, r"targets must be some of .*'qkv'.* got \('kv',\)"),
+        ({"targets": ("qkv", "v")}, r"targets name 'qkv' and its part 'v'; choose one"),
+        ({"gated": True}, r"gated=True needs targets among \('q', 'k', 'v'\), got \('qkv'"),
         ({"targets": ()}, "targets must be some of"),
     ],
 )

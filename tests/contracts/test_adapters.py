@@ -39,6 +39,7 @@ def subclasses_in(package: ModuleType, base: type) -> list[type]:
 ADAPTERS = [
     *subclasses_in(segkit.adapters, Adapter),
     pytest.param(partial(Stack, adapters=[LoRA, DepthwiseDilated]), id="Stack[LoRA,Dilated]"),
+    pytest.param(partial(LoRA, targets=("q", "v"), gated=True), id="LoRA[q,v,gated]"),
 ]
 BACKBONES = [b for b in subclasses_in(segkit.backbones, Backbone) if "tiny" in vars(b)]
 Make = Callable[[], Backbone]
