@@ -40,8 +40,8 @@ __all__ = [
     "write_safetensors",
 ]
 
-TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
-_WRAPPERS = ("model", "state_dict", "model_state_dict")
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".model")
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "network_weights")
 _SHOWN = 8
 
 

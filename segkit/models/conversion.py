@@ -15,6 +15,7 @@ from segkit.models.conversion_task import Conversion, Task
 from segkit.models.convert_medsam import convert_medsam
 from segkit.models.convert_sam import convert_sam
 from segkit.models.convert_sam_adapter import convert_sam_adapter
+from segkit.models.convert_stu_net import convert_stu_net
 
 __all__ = ["FAMILIES", "Conversion", "convert", "families"]
 
@@ -22,6 +23,7 @@ FAMILIES: Mapping[str, Callable[[Task], Conversion]] = {
     "medsam": convert_medsam,
     "sam": convert_sam,
     "sam-adapter": convert_sam_adapter,
+    "stu-net": convert_stu_net,
 }
 
 
