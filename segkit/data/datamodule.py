@@ -38,6 +38,7 @@ class SourceSpec:
     label_folder: str | None = None
     labels: Mapping[int, str] | Mapping[str, str] | None = None
     allow_unpaired: bool = False
+    keep_unlabelled: bool = False
 
     def find(self, root: str | Path) -> Dataset:
         """List the cases."""
@@ -49,6 +50,7 @@ class SourceSpec:
             label_folder=self.label_folder,
             labels=labels,
             allow_unpaired=self.allow_unpaired,
+            keep_unlabelled=self.keep_unlabelled,
         )
 
 
@@ -110,7 +112,8 @@ class SliceDataModule:
     ) -> None:
         self.samples, self.loader = samples or SampleSpec(), loader or LoaderSpec()
         self.augment, self.model_input = augment, model_input
-        self.dataset = (source or SourceSpec()).find(root)
+        source = source or SourceSpec()
+        self.dataset = source.find(root)
         self._splits = self._limited(split_cases(self.dataset, split or SplitSpec()))
         self._skips = Skips(self.loader)
         recipe = Recipe(
@@ -119,6 +122,7 @@ class SliceDataModule:
             channel=_channel(self.dataset, self.samples.channel),
             label_options=self.samples.labels_as_read,
             read_options=self.samples.read_options,
+            keep_unlabelled=source.keep_unlabelled,
         )
         self._cache = StackCache(cache_dir, recipe)
 
@@ -167,7 +171,8 @@ class SliceDataModule:
     def train_samples(self) -> SliceSamples:
         """Training slices that the rule for empty slices leaves."""
         cases, stacks = self._opened("train")
-        bare = [c.id for c, stack in zip(cases, stacks, strict=True) if not stack.foreground.any()]
+        pairs = zip(cases, stacks, strict=True)
+        bare = [case.id for case, stack in pairs if case.label and not stack.foreground.any()]
         if bare:
             warnings.warn(
                 f"{len(bare)} of {len(cases)} training cases have no labelled voxel "

@@ -47,6 +47,7 @@ def find_cases(
     label_folder: str | None = None,
     labels: Mapping[int, str] | None = None,
     allow_unpaired: bool = False,
+    keep_unlabelled: bool = False,
 ) -> Dataset:
     """List the cases under `root`.
 
@@ -63,7 +64,8 @@ def find_cases(
 
     `label_folder` picks a label folder by name where several exist (a second observer), `labels`
     gives names by voxel value where the layout has none, `allow_unpaired` leaves out cases without
-    a label and labels without an image instead of refusing them.
+    a label and labels without an image instead of refusing them; `keep_unlabelled` keeps images
+    without a label, for clips that are labelled on some frames only.
 
     Warns:
         DataWarning: Byte-identical labels under two ids, or identical images in two splits.
@@ -79,7 +81,7 @@ def find_cases(
     found = chosen.read(root, label_folder)
     if group_by is not None:
         found = _regroup(found, group_by)
-    found = _only_pairs(root, found, allow_unpaired)
+    found = _only_pairs(root, found, allow_unpaired, keep_unlabelled)
     dataset = Dataset(
         root=root,
         layout=chosen.name,
@@ -170,13 +172,13 @@ def _pattern_subject(pattern: str) -> Callable[[str], str]:
     return subject
 
 
-def _only_pairs(root: Path, found: Found, allow_unpaired: bool) -> Found:
+def _only_pairs(root: Path, found: Found, allow_unpaired: bool, keep_unlabelled: bool) -> Found:
     """Refuse or leave out what has no partner; test cases may come without labels."""
     bare = [
         case.id
         for split, cases in found.cases.items()
         for case in cases
-        if case.label is None and split != "test"
+        if case.label is None and split != "test" and not keep_unlabelled
     ]
     if not allow_unpaired and (bare or found.orphans):
         parts = [
@@ -195,7 +197,7 @@ def _only_pairs(root: Path, found: Found, allow_unpaired: bool) -> Found:
             option="allow_unpaired",
         )
     kept = {
-        split: tuple(case for case in cases if case.label is not None or split == "test")
+        split: tuple(case for case in cases if case.label or keep_unlabelled or split == "test")
         for split, cases in found.cases.items()
     }
     return replace(found, cases=kept)

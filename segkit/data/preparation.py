@@ -22,7 +22,8 @@ class Recipe:
     """How a case becomes slices; all of it is part of the key of the cache.
 
     `labels` are names by voxel value, 1..K, without background; they are not looked at where
-    `label_options` ask for instances. `channel` picks the image of a case that has several.
+    `label_options` ask for instances. `channel` picks the image of a case that has several. With
+    `keep_unlabelled` a case without a label gets an empty one.
     """
 
     model_input: InputSpec
@@ -30,6 +31,7 @@ class Recipe:
     channel: int | None = None
     label_options: LabelOptions = field(default_factory=LabelOptions)
     read_options: ReadOptions = field(default_factory=ReadOptions)
+    keep_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         if self.label_options.ignore is not None:
@@ -106,6 +108,10 @@ def _read_image(case: Case, recipe: Recipe) -> Volume | Picture:
 
 def _read_label(case: Case, source: Volume | Picture, recipe: Recipe) -> Shaped[np.ndarray, "..."]:
     if case.label is None:
+        if recipe.keep_unlabelled:
+            shape = source.array.shape
+            # the channels of a picture come last
+            return np.zeros(shape[:2] if isinstance(source, Picture) else shape, np.uint8)
         raise InputError(
             f"case {case.id!r} has no label",
             path=case.image[0],

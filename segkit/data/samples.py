@@ -48,13 +48,21 @@ class SliceSamples:
         Raises:
             InputError: The cache is damaged and the case cannot be read again.
         """
-        index = key.index if isinstance(key, Draw) else key
+        if isinstance(key, Draw):
+            return self.read(key.index, derive_seed(self._seed, key.epoch, key.index))
+        return self.read(key)
+
+    def foreground(self, case: int, number: int) -> int:
+        """Labelled pixels of a slice."""
+        return int(self._stacks[case].foreground[number])
+
+    def read(self, index: int, seed: int | None = None) -> Sample:
+        """Read one sample, changed by the augmentation as `seed` decides; as it is without one."""
         case, number = (int(value) for value in self.table[index])
         image, mask = self._read(case, number)
         pixels, target = torch.from_numpy(image), torch.from_numpy(mask)
         facts = self._stacks[case].facts
-        if isinstance(key, Draw) and self._augmentation is not None:
-            seed = derive_seed(self._seed, key.epoch, index)
+        if seed is not None and self._augmentation is not None:
             pixels, target = self._augmentation(pixels, target, seed=seed)
         else:
             pixels, target = pad_to_model(pixels, target, facts.size)
