@@ -169,6 +169,7 @@ class SliceView:
         shape: (slices, rows, columns) after reorientation, before scaling.
         spacing_mm: Distances along these axes; 1 where the file does not know.
         content_size: Height and width of the scaled slice; what is left of `size` is padding.
+        ranges: Grey values (low, high) that become 0 and 1, one for all channels or one for each.
 
     Example:
         >>> view = SliceView(Picture(np.zeros((10, 20), np.uint8)), InputSpec(size=64))
@@ -202,7 +203,7 @@ class SliceView:
         slices, rows, columns = self._stack.shape[:3]
         self.shape = (slices, rows, columns)
         self.content_size = _fit((rows, columns), self.spacing_mm[1:], spec.size)
-        self._ranges = self._intensity_ranges()
+        self.ranges = self._intensity_ranges()
 
     @property
     def model_spacing_mm(self) -> tuple[float, float, float]:
@@ -320,10 +321,10 @@ class SliceView:
         if self.spec.channels == "rgb" and planes[0].ndim == 3:
             planes = list(np.moveaxis(planes[0], -1, 0))
         planes = [plane @ LUMINANCE if plane.ndim == 3 else plane for plane in planes]
-        count = max(len(planes), len(self._ranges))
+        count = max(len(planes), len(self.ranges))
         planes = planes * (count // len(planes))
-        ranges = self._ranges * (count // len(self._ranges))
-        scaled = [_to_unit(plane, span) for plane, span in zip(planes, ranges, strict=True)]
+        ranges = self.ranges * (count // len(self.ranges))
+        scaled = [to_unit(plane, span) for plane, span in zip(planes, ranges, strict=True)]
         return np.stack(scaled)
 
     def _plane(self, index: int) -> Float[np.ndarray, "..."]:
@@ -381,9 +382,10 @@ def _resize(
     return scaled[0].numpy()
 
 
-def _to_unit(
+def to_unit(
     plane: Float[np.ndarray, "rows columns"], span: tuple[float, float]
 ) -> Float[np.ndarray, "rows columns"]:
+    """Map the grey values of a range to [0, 1] and clip the others."""
     low, high = span
     if high <= low:
         return np.zeros_like(plane)
