@@ -1,0 +1,1 @@
+"""Comparisons with official implementations, which are oracles and never dependencies."""
