@@ -61,6 +61,11 @@ class Backbone(nn.Module):
         return self
 
     @property
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """Parts that are trained while the encoder is frozen, by attribute name."""
+        return {"adapter": self.adapter}
+
+    @property
     def device(self) -> torch.device:
         """Where the weights live."""
         return next(self.encoder.parameters()).device

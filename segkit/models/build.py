@@ -98,12 +98,13 @@ unet_2d = SUPERVISED["unet_2d"]
 unet_3d = SUPERVISED["unet_3d"]
 dynunet_3d = SUPERVISED["dynunet_3d"]
 
-BUILDERS: Mapping[str, Builder | SupervisedBuilder] = {
+BUILDERS: Mapping[str, Builder | Sam3dBuilder | SupervisedBuilder] = {
     **{builder.name: builder for builder in (
         nano, sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, nano2, sam2_tiny, sam2_small,
         sam2_base_plus, sam2_large, sam2_0_tiny, sam2_0_small, sam2_0_base_plus, sam2_0_large,
         sam2_test,
     )},
+    **SAM3D_BUILDERS,
     **SUPERVISED,
 }  # fmt: skip
 """Builders by name."""

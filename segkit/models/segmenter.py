@@ -1,6 +1,7 @@
 """A backbone, a prompt encoder and a decoder: encode an image once, decode per prompt."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +12,20 @@ from typing_extensions import override
 from segkit.backbones.base import Backbone
 from segkit.backbones.checkpoints import KeyReport
 from segkit.decoders.base import Decoder
+from segkit.decoders.inr import InrDecoder, MaskField
 from segkit.errors import CheckpointError, InputError
 from segkit.models.recipe import TRAINABLE, Recipe, Trainable
 from segkit.prompts.base import PromptEncoder
-from segkit.typing import BackboneSpec, Features, Grid, Image, Maps, MaskPrediction, Prompts
+from segkit.typing import (
+    BackboneSpec,
+    Features,
+    Grid,
+    Image,
+    Maps,
+    MaskPrediction,
+    Prompts,
+    PromptTokens,
+)
 
 
 class Segmenter(nn.Module):
@@ -57,7 +68,8 @@ class Segmenter(nn.Module):
         # what differs from the weight file of the backbone, whether trained in this run or before
         self._learned = tuple(name for name, _ in self._learned_tensors())
         if trainable == "decoder":
-            backbone.adapter.requires_grad_(False)
+            for part in backbone.trained_parts.values():
+                part.requires_grad_(False)
 
     @property
     def spec(self) -> BackboneSpec:
@@ -107,17 +119,59 @@ class Segmenter(nn.Module):
         return self.backbone(image, grid)
 
     def decode(
-        self, features: Features, prompts: Prompts | None = None, *, multimask: bool = False
+        self,
+        features: Features,
+        prompts: Prompts | None = None,
+        *,
+        multimask: bool = False,
+        size: tuple[int, ...] | None = None,
+        area: tuple[float, ...] | None = None,
     ) -> MaskPrediction:
         """Decode the prompted objects, or all classes of each image in automatic mode.
 
         `multimask` asks for alternatives, which a single click deserves; take `.best()` of them.
+        `size` (rows and columns) asks for logits of that size, over the first `area` share of the
+        input per axis; decoders without `resolution_free` give their own size all the same.
 
         Raises:
             InputError: Prompts are missing in interactive or present in automatic mode, or cannot
                 be used.
         """
-        size = features.grid.size
+        tokens = self._tokens(features, prompts)
+        options: dict[str, Any] = {}
+        if self.decoder.resolution_free and size is not None:
+            options = {"size": size, "area": area}
+        if prompts is None:
+            return self.decoder(features, tokens, **options)
+        return self.decoder(features, tokens, prompts.image_index, multimask=multimask, **options)
+
+    def field(self, features: Features, prompts: Prompts | None = None) -> MaskField:
+        """Masks as continuous functions of position, of a decoder with `resolution_free`.
+
+        Raises:
+            InputError: The decoder has no such form, or as in `decode`.
+        """
+        if not isinstance(self.decoder, InrDecoder):
+            raise InputError(
+                f"{type(self.decoder).__name__} decodes masks of one resolution only",
+                fix="use a model with the decoder InrDecoder or InrClassDecoder",
+                code="no_field",
+            )
+        tokens = self._tokens(features, prompts)
+        return self.decoder.field(
+            features, tokens, None if prompts is None else prompts.image_index
+        )
+
+    def query(
+        self,
+        features: Features,
+        points: Float[Tensor, "points axes"],
+        prompts: Prompts | None = None,
+    ) -> Float[Tensor, "objects masks points"]:
+        """Logits at positions in [-1, 1]; see `segkit.decoders.MaskField`."""
+        return self.field(features, prompts).query(points)
+
+    def _tokens(self, features: Features, prompts: Prompts | None) -> PromptTokens:
         if self.is_automatic:
             if prompts is not None:
                 raise InputError(
@@ -125,16 +179,15 @@ class Segmenter(nn.Module):
                     fix="leave them out, or use an interactive model",
                     code="no_prompt_expected",
                 )
-            return self.decoder(features, self.prompt_encoder.empty(len(features.levels[-1]), size))
+            return self.prompt_encoder.tokens(features, None)
         if prompts is None:
             raise InputError(
                 "this model needs prompts, got none",
                 fix="add a point, a box or a mask, or use an automatic model",
                 code="no_prompt",
             )
-        tokens = self.prompt_encoder(prompts, size)
         _check_objects(len(prompts.labels), len(features.levels[-1]), prompts.image_index)
-        return self.decoder(features, tokens, prompts.image_index, multimask=multimask)
+        return self.prompt_encoder.tokens(features, prompts)
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return all that differs from the weight file of the backbone, under `state_dict` names.
@@ -172,11 +225,9 @@ class Segmenter(nn.Module):
         self, names: tuple[str, ...] | None = None
     ) -> Iterator[tuple[str, Tensor]]:
         """Walk the tensors that belong in a file; shared ones once."""
-        parts: dict[str, nn.Module] = {
-            "backbone.adapter": self.backbone.adapter,
-            "prompt_encoder": self.prompt_encoder,
-            "decoder": self.decoder,
-        }
+        own = self.backbone.trained_parts.items()
+        parts: dict[str, nn.Module] = {f"backbone.{name}": part for name, part in own}
+        parts |= {"prompt_encoder": self.prompt_encoder, "decoder": self.decoder}
         if self.backbone.trainable:
             parts["backbone.encoder"] = self.backbone.encoder
         seen: set[int] = set()

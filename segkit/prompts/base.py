@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 from torch import nn
 
-from segkit.typing import Prompts, PromptTokens
+from segkit.typing import Features, Prompts, PromptTokens
 
 
 class PromptEncoder(nn.Module):
@@ -17,3 +17,12 @@ class PromptEncoder(nn.Module):
     @abstractmethod
     def empty(self, count: int, size: tuple[int, int]) -> PromptTokens:
         """Encode the absence of marks for `count` images (automatic mode)."""
+
+    def tokens(self, features: Features, prompts: Prompts | None) -> PromptTokens:
+        """Encode marks, or their absence, for a decoder of these features.
+
+        An encoder that reads the features under the marks overrides this.
+        """
+        if prompts is None:
+            return self.empty(len(features.levels[-1]), features.grid.size)
+        return self(prompts, features.grid.size)

@@ -18,12 +18,22 @@ DECODERS = [
     for value in vars(segkit.decoders).values()
     if inspect.isclass(value) and issubclass(value, Decoder) and value is not Decoder
 ]
+OTHER_BUILDERS = {
+    "Sam2MaskDecoder": build.sam2_test,
+    "MultilevelDecoder": build.sam3d_tiny,
+    "MultilevelClasses": build.sam3d_tiny,
+}
+"""Builders of the decoders that do not stand on SAM."""
+
+
+def built(decoder: type[Decoder], **options: object) -> Segmenter:
+    return OTHER_BUILDERS.get(decoder.__name__, build.sam_tiny)(decoder=decoder, **options).eval()
 
 
 @pytest.fixture(params=DECODERS, ids=lambda kind: kind.__name__)
 def segmenter(request: pytest.FixtureRequest) -> Segmenter:
     torch.manual_seed(0)
-    return build.sam_tiny(decoder=request.param).eval()
+    return built(request.param)
 
 
 def images(count: int, size: tuple[int, int] = (64, 64)) -> Tensor:
@@ -57,7 +67,7 @@ def test_logits_cover_the_input_and_iou_belongs_to_each_mask(
     segmenter: Segmenter, size: tuple[int, int]
 ) -> None:
     prediction = decode(segmenter, segmenter.encode(images(2, size)))
-    count, masks, rows, cols = prediction.logits.shape
+    count, masks, *_, rows, cols = prediction.logits.shape
     assert (count, rows / cols) == (2, size[0] / size[1])
     assert prediction.iou.shape == (2, masks)
     assert torch.isfinite(prediction.logits).all()
@@ -86,7 +96,7 @@ def test_deep_copies_are_independent(segmenter: Segmenter) -> None:
 
 def test_state_dict_round_trip(segmenter: Segmenter) -> None:
     torch.manual_seed(1)
-    other = build.sam_tiny(decoder=type(segmenter.decoder), checkpoint="random:5").eval()
+    other = built(type(segmenter.decoder), checkpoint="random:5")
     other.decoder.load_state_dict(segmenter.decoder.state_dict())
     features = segmenter.encode(images(1))
     other.prompt_encoder.load_state_dict(segmenter.prompt_encoder.state_dict())
@@ -98,7 +108,9 @@ def test_bf16_follows_fp32(segmenter: Segmenter) -> None:
     exact = decode(segmenter, features).logits
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = decode(segmenter, features).logits.float()
-    assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
+    is_off = (rough - exact).abs() >= 0.1 * exact.abs().max()
+    # where a rank decides what is refined, rounding may swap a few points
+    assert is_off.float().mean() <= (0.01 if segmenter.decoder.resolution_free else 0)
 
 
 def test_trained_parameters_have_gradients_after_one_step(segmenter: Segmenter) -> None:
@@ -114,18 +126,14 @@ def test_trained_parameters_have_gradients_after_one_step(segmenter: Segmenter) 
 
 def test_grid_of_a_volume_is_accepted(segmenter: Segmenter) -> None:
     features = segmenter.encode(images(4), Grid((2, 64, 64), spacing_mm=(3.0, 1.0, 1.0)))
-    assert len(decode(segmenter, features).logits) == 4
+    images_of_volume = 2 if segmenter.spec.dimensions == 3 else 4
+    assert len(decode(segmenter, features).logits) == images_of_volume
 
 
 @torch.no_grad()
 def test_traces_as_one_graph(segmenter: Segmenter) -> None:
     features, prompts = segmenter.encode(images(1)), prompts_for(segmenter, 1)
-    size = features.grid.size
-    tokens = (
-        segmenter.prompt_encoder.empty(1, size)
-        if prompts is None
-        else segmenter.prompt_encoder(prompts, size)
-    )
+    tokens = segmenter.prompt_encoder.tokens(features, prompts)
     compiled = torch.compile(segmenter.decoder, fullgraph=True, backend="aot_eager")
     expected = segmenter.decoder(features, tokens).logits
     torch.testing.assert_close(compiled(features, tokens).logits, expected, rtol=1e-4, atol=1e-4)
