@@ -139,11 +139,13 @@ class MaskPrediction:
     Interactive mode: one row per object, `masks` are alternatives ranked by `iou`. Automatic mode:
     one row per image, `masks` are the classes 1, 2, ...; background has logit 0 by definition.
     `logits` cover exactly the model input (no padding), row 0 at its top. Those of a
-    three-dimensional model are `[objects masks depth rows cols]`.
+    three-dimensional model are `[objects masks depth rows cols]`. `coarse` are the logits before
+    refinement, of a decoder that is trained on both.
     """
 
     logits: Float[Tensor, "objects masks rows cols"]
     iou: Float[Tensor, "objects masks"]
+    coarse: Float[Tensor, "objects masks rows cols"] | None = None
 
     def best(self) -> "MaskPrediction":
         """Keep the alternative with the highest predicted IoU."""

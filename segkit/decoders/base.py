@@ -20,6 +20,12 @@ class Decoder(nn.Module):
     is_automatic: ClassVar[bool] = False
     """Whether it segments classes without prompts; it is then given tokens without points."""
 
+    resolution_free: ClassVar[bool] = False
+    """Whether `forward` also takes `size` and `area` and gives logits of any resolution."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Learn which epoch of training, counted from 0, begins; most decoders do not care."""
+
     @abstractmethod
     def forward(
         self,

@@ -25,6 +25,7 @@ from segkit.losses import iou_head_loss
 from segkit.models.segmenter import Segmenter, upsample
 from segkit.typing import Maps, MaskPrediction
 
+_REFINED_FROM_EPOCH = 5
 Loss = Callable[[Tensor, Tensor], Tensor]
 _VALIDATION = 1_000_003  # keeps the random numbers of validation apart from those of training
 
@@ -79,6 +80,10 @@ class SegmentationModule(LightningModule):
     @abstractmethod
     def label_maps(self, prediction: BatchPrediction, batch: ImageBatch) -> tuple[Tensor, Tensor]:
         """Predicted and reference classes 0..K of each image, [images h w]."""
+
+    @override
+    def on_train_epoch_start(self) -> None:
+        self.segmenter.decoder.begin_epoch(self.current_epoch)
 
     @override
     def on_train_batch_start(self, batch: ImageBatch, batch_idx: int) -> None:
@@ -186,8 +191,17 @@ class SegmentationModule(LightningModule):
         """
         if not prediction.rounds:
             return self._no_loss()
-        losses = [self._round_loss(one, prediction.target) for one in prediction.rounds]
+        losses = [self._refined_loss(one, prediction.target) for one in prediction.rounds]
         return torch.stack(losses).mean()
+
+    def _refined_loss(self, one: MaskPrediction, target: Tensor) -> Tensor:
+        """Move from coarse to refined logits over the first epochs (I-MedSAM, section 3.3)."""
+        loss = self._round_loss(one, target)
+        share = min((self.current_epoch + 1) / _REFINED_FROM_EPOCH, 1.0)
+        if one.coarse is None or share == 1:
+            return loss
+        coarse = self._round_loss(MaskPrediction(one.coarse, one.iou), target)
+        return (1 - share) * coarse + share * loss
 
     def _no_loss(self) -> Tensor:
         parameters = trainable_parameters(self.segmenter).values()

@@ -12,6 +12,8 @@ from segkit.adapters.frequency import FrequencyBottleneck
 from segkit.adapters.lora import ThirdsLoRA
 from segkit.backbones.sam import sam_spec
 from segkit.backbones.sam_modules import VIT_B
+from segkit.decoders.inr import MaskField, centres, released_code_points
+from segkit.decoders.inr_field import CODE, ImplicitField, coordinate_code
 
 Fill = Callable[[list[nn.Parameter]], None]
 
@@ -80,3 +82,45 @@ def test_dynamic_prompts_on_vit_b(options: dict[str, object], parameters: int) -
     with torch.device("meta"):
         adapter = DynamicPrompts(sam_spec(VIT_B), **options)  # type: ignore[arg-type]
     assert sum(p.numel() for p in adapter.parameters()) == parameters
+
+
+def released_field(compat: str | None, share: float, fill: Fill) -> ImplicitField:
+    field = ImplicitField(32, 256 + CODE, share=share, compat=compat).double().eval()  # type: ignore[arg-type]
+    parts = (field.coarse_trunk, field.fine_trunk, field.coarse_heads, field.fine_heads)
+    fill([parameter for part in parts for parameter in part.parameters()])
+    with torch.no_grad():
+        for module in field.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.weight += 1
+    return field
+
+
+@pytest.mark.parametrize(
+    ("share", "index", "expected"),
+    [
+        (0.125, 0, [-3.7604042667, 0.2858854578, -3.8184371964, -3.5153421207, -3.4002161153]),
+        (1.0, 1, [-0.5414954107, 0.0069249859, -0.5460359383, -0.5378177536, -0.5387495466]),
+    ],
+    ids=["coarse", "fine"],
+)
+def test_implicit_field(
+    fill_tensors: Fill,
+    wave: Callable[..., Tensor],
+    summary: Callable[[Tensor], list[float]],
+    share: float,
+    index: int,
+    expected: list[float],
+) -> None:
+    net = released_field("authors", share, fill_tensors)
+    cells = wave(1, 64, 32).transpose(1, 2).unflatten(2, (8, 8))
+    opened = MaskField(net, cells, wave(1, 256, 4, 4), torch.ones(CODE, dtype=torch.float64))
+    places = released_code_points((6, 5), torch.float64)
+    maps = net(opened.samples(centres((6, 5), dtype=torch.float64), places))
+    close(summary(maps[index]), expected)
+
+
+def test_released_coordinate_code(summary: Callable[[Tensor], list[float]]) -> None:
+    point = torch.tensor([[-1.0, -0.5, 0.25]], dtype=torch.float64)
+    code = coordinate_code(point, compat="authors")
+    assert code.shape == (1, 63)
+    close(summary(code), [0.0566907719, 0.7027161347, 0.0, 0.5351928062, 0.25])

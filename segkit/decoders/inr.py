@@ -1,0 +1,349 @@
+"""Masks as continuous functions of position (I-MedSAM's decoder)."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from typing_extensions import override
+
+from segkit.decoders.base import Decoder, select
+from segkit.decoders.inr_field import CODE, ImplicitField, Samples, coordinate_code, unmasking
+from segkit.decoders.sam2_mask import without_memory
+from segkit.decoders.two_way import two_way
+from segkit.typing import Features, MaskPrediction, PromptTokens
+
+Trained = Literal["field", "all"]
+Size = tuple[int, ...]
+Levels = Float[Tensor, "objects c *size"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskField:
+    """Mask logits of some objects as a function of position.
+
+    Positions are in array order, (row, column) or (depth, row, column), each from -1 at the first
+    edge of the model input to 1 at the last; a pixel j of n lies at (2 j + 1) / n - 1. The value at
+    a position depends on nothing else, so a mask may be asked for in any pieces and at any
+    resolution. `threshold` is the uncertainty from which on logits are refined.
+    """
+
+    net: ImplicitField
+    cells: Levels
+    positions: Levels
+    weights: Float[Tensor, " code"]
+    threshold: Float[Tensor, "objects masks"] | None = None
+
+    def query(self, points: Float[Tensor, "points axes"]) -> Float[Tensor, "objects masks points"]:
+        """Logits at positions."""
+        samples = self.samples(points)
+        return (
+            self.net(samples)[1] if self.threshold is None else self.net.at(samples, self.threshold)
+        )
+
+    def render(
+        self, size: Size, area: tuple[float, ...] | None = None
+    ) -> Float[Tensor, "objects masks *size"]:
+        """Logits on a regular grid of `size` over the input, or over its first `area` share."""
+        points = centres(size, area).to(self.cells.device)
+        if self.threshold is not None:
+            return self.query(points).unflatten(2, size)
+        samples = self.samples(points, released_code_points(size).to(points))
+        return self.net(samples)[1].unflatten(2, size)
+
+    def samples(
+        self,
+        points: Float[Tensor, "points axes"],
+        code_points: Float[Tensor, "points axes"] | None = None,
+    ) -> Samples:
+        """What the network reads at positions."""
+        places = points if code_points is None else code_points
+        flat = -1.0 if self.net.compat else 0.0  # depth of an image
+        depth = places[:, :-2] if places.shape[1] == 3 else places.new_full((len(places), 1), flat)
+        code = coordinate_code(torch.cat([depth, places[:, -2:]], 1), compat=self.net.compat)
+        codes = torch.cat([sampled(self.positions, points)[0], code * self.weights], dim=1)
+        features = sampled(self.cells, points)
+        return Samples(features, codes.to(features.dtype))
+
+
+class InrDecoder(Decoder):
+    """Decode a prompted object as a continuous function of position.
+
+    Source: "I-MedSAM" (Wei et al., ECCV 2024, arXiv 2311.17081), section 3.3. SAM's transformer
+    and upscaling make a feature map; a network reads the features at a point, the position code of
+    the encoder and the code of the coordinate, gives a coarse logit, and refines it where it is
+    among the `share` of points that are least certain. High frequencies of the coordinate are let
+    in over the first `unmask_epochs` epochs. The transformer stays as it is (`trained="field"`),
+    or learns too ("all"). Refined and coarse logits are trained: see `MaskPrediction.coarse`.
+
+    Differences of the default: uncertainty is the variance that dropout before the head causes, in
+    closed form, so it is there at evaluation too (the released code drops the outputs, logit
+    included, and refines an arbitrary block once dropout is off); points are chosen per image, and
+    in `field` by a threshold; frequencies are the paper's, unmasked from low to high; a coordinate
+    is that of the pixel's centre; depth is real in volumes. `compat="authors"` is the released
+    form; in a batch it chooses points over all images, as they do.
+
+    On SAM 2 the finer feature levels take part. Levels of volumes, `[n c d h w]`, give
+    three-dimensional fields. The IoU is the one the probabilities themselves lead to expect.
+
+    Example:
+        >>> from segkit.models import build
+        >>> from segkit.typing import Prompts
+        >>> segmenter = build.sam_tiny(decoder=InrDecoder).eval()
+        >>> click = Prompts(torch.tensor([[[0.0, 20.0, 30.0]]]), torch.tensor([[1]]))
+        >>> features = segmenter.encode(torch.rand(1, 3, 64, 96))
+        >>> segmenter.decode(features, click, size=(100, 150)).logits.shape
+        torch.Size([1, 1, 100, 150])
+    """
+
+    resolution_free = True
+    progress: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        width: int = 256,
+        share: float = 0.125,
+        unmask_epochs: int = 20,
+        trained: Trained = "field",
+        compat: Literal["authors"] | None = None,
+    ) -> None:
+        super().__init__()
+        _check(width, share, unmask_epochs, trained, compat)
+        self.unmask_epochs, self.compat = unmask_epochs, compat
+        upstream: Any = module
+        self.transformer = upstream.transformer
+        self.output_upscaling = upstream.output_upscaling
+        self.iou_token, self.mask_tokens = upstream.iou_token, upstream.mask_tokens
+        self.is_sam2 = hasattr(module, "conv_s0")
+        frozen = [self.transformer, self.iou_token, self.mask_tokens]
+        if self.is_sam2:
+            # run by the backbone, kept here to be trained and stored with the decoder
+            self.high_res = nn.ModuleList([upstream.conv_s0, upstream.conv_s1])
+            self.no_mem_embed = upstream.no_mem_embed.requires_grad_(False)
+            self.obj_score_token = upstream.obj_score_token
+            frozen.append(self.obj_score_token)
+        for part in frozen:
+            part.requires_grad_(trained == "all")
+        self.register_buffer("progress", torch.tensor(1.0))
+        channels = self.output_upscaling[3].out_channels
+        self.field_net = ImplicitField(
+            channels,
+            upstream.transformer_dim + CODE,
+            width=width,
+            share=share,
+            compat=compat,
+        )
+
+    @override
+    def begin_epoch(self, epoch: int) -> None:
+        self.progress.fill_(min(1.0, (epoch + 1) / self.unmask_epochs))
+
+    @override
+    def forward(
+        self,
+        features: Features,
+        prompts: PromptTokens,
+        image_index: Int[Tensor, " objects"] | None = None,
+        *,
+        multimask: bool = False,
+        size: Size | None = None,
+        area: tuple[float, ...] | None = None,
+    ) -> MaskPrediction:
+        """Decode at four cells per embedding cell, or at `size`, over all or `area` of the input.
+
+        `area` is the share of the input, per axis and from its first edge, that `size` covers. One
+        mask per object: there are no alternatives.
+        """
+        if size is not None:
+            logits = self.field(features, prompts, image_index).render(size, area)
+            return MaskPrediction(logits, expected_iou(logits))
+        field = self._open(features, prompts, image_index)
+        native = tuple(field.cells.shape[2:])
+        points = centres(native).to(field.cells.device)
+        code_points = released_code_points(native).to(points) if self.compat else None
+        coarse, fine = self.field_net(field.samples(points, code_points))
+        fine = fine.unflatten(2, native)
+        return MaskPrediction(fine, expected_iou(fine), coarse.unflatten(2, native))
+
+    def field(
+        self,
+        features: Features,
+        prompts: PromptTokens,
+        image_index: Int[Tensor, " objects"] | None = None,
+    ) -> MaskField:
+        """The masks of the prompted objects, to be asked for at any position."""
+        field = self._open(features, prompts, image_index)
+        if self.compat:
+            return field
+        points = centres(tuple(field.cells.shape[2:])).to(field.cells.device)
+        threshold = self.field_net.threshold(field.samples(points))
+        return MaskField(field.net, field.cells, field.positions, field.weights, threshold)
+
+    def query(
+        self,
+        features: Features,
+        points: Float[Tensor, "points axes"],
+        prompts: PromptTokens,
+        image_index: Int[Tensor, " objects"] | None = None,
+    ) -> Float[Tensor, "objects masks points"]:
+        """Logits at positions in [-1, 1]; see `MaskField`."""
+        return self.field(features, prompts, image_index).query(points)
+
+    def _open(
+        self,
+        features: Features,
+        prompts: PromptTokens,
+        image_index: Int[Tensor, " objects"] | None,
+    ) -> MaskField:
+        if self.is_sam2:
+            features = without_memory(features, self.no_mem_embed)
+        objects, level = len(prompts.sparse), features.levels[-1]
+        axes = level.ndim - 2
+        image = _selected(level, objects, image_index) + _with_axes(prompts.dense, axes)
+        positions = _with_axes(prompts.positions, axes).expand(-1, -1, *image.shape[2:])
+        output = torch.cat([token.weight for token in self._tokens()])
+        tokens = torch.cat([output.expand(objects, -1, -1), prompts.sparse], dim=1)
+        _, cells = two_way(self.transformer, image, positions, tokens)
+        cells = cells.transpose(1, 2).unflatten(2, image.shape[2:])
+        finer = None
+        if self.is_sam2:
+            finer = [_selected(one, objects, image_index) for one in features.levels[1::-1]]
+        # the released code shows all of the code at test time, whatever was learned
+        progress = self.progress
+        if self.compat and not self.training:
+            progress = torch.ones_like(progress)
+        return MaskField(
+            self.field_net,
+            _upscaled(self.output_upscaling, cells, finer),
+            positions,
+            unmasking(progress, compat=self.compat),
+        )
+
+    def _tokens(self) -> list[nn.Embedding]:
+        tokens = [self.iou_token, self.mask_tokens]
+        return [self.obj_score_token, *tokens] if self.is_sam2 else tokens
+
+
+class InrClassDecoder(InrDecoder):
+    """Decode all classes of an image as continuous functions of position, without prompts.
+
+    As `InrDecoder`, with one coarse and one fine head per class; background has logit 0. Without
+    prompts to steer it, the transformer learns too by default.
+
+    Example:
+        >>> from segkit.models import build
+        >>> segmenter = build.sam_tiny(decoder=InrClassDecoder, classes=2).eval()
+        >>> segmenter(torch.rand(2, 3, 64, 64)).logits.shape
+        torch.Size([2, 2, 32, 32])
+    """
+
+    is_automatic = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        classes: int = 1,
+        width: int = 256,
+        share: float = 0.125,
+        unmask_epochs: int = 20,
+        trained: Trained = "all",
+        compat: Literal["authors"] | None = None,
+    ) -> None:
+        if classes < 1:
+            raise ValueError(f"classes must be >= 1 without the background, got {classes}")
+        super().__init__(
+            module,
+            width=width,
+            share=share,
+            unmask_epochs=unmask_epochs,
+            trained=trained,
+            compat=compat,
+        )
+        self.classes = classes
+        self.field_net.add_masks(classes - 1)
+
+
+def centres(
+    size: Size, area: tuple[float, ...] | None = None, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "points axes"]:
+    """Positions of the pixels of a regular grid over the first `area` share of the input."""
+    shares = area or (1.0,) * len(size)
+    axes = [
+        (2 * torch.arange(count, dtype=dtype, device="cpu") + 1) / count * share - 1
+        for count, share in zip(size, shares, strict=True)
+    ]
+    return torch.cartesian_prod(*axes)
+
+
+def released_code_points(
+    size: Size, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "points axes"]:
+    """Coordinates as the released code sees them: the first and last pixel at -1 and 1."""
+    axes = [torch.linspace(-1, 1, count, dtype=dtype, device="cpu") for count in size]
+    return torch.cartesian_prod(*axes)
+
+
+def sampled(
+    maps: Levels, points: Float[Tensor, "points axes"]
+) -> Float[Tensor, "objects points c"]:
+    """Values of maps at positions, linear between cell centres, constant beyond the outer ones.
+
+    On flat maps a depth among the positions is ignored.
+    """
+    axes = maps.ndim - 2
+    # coordinates in the order of the function: column first
+    grid = points[:, -axes:].flip(-1).to(maps).view(*(1,) * axes, len(points), axes)
+    grid = grid.expand(len(maps), *grid.shape[1:])
+    values = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+    return values.flatten(2).transpose(1, 2)
+
+
+def expected_iou(logits: Float[Tensor, "objects masks *size"]) -> Float[Tensor, "objects masks"]:
+    """IoU to expect if the probabilities are right: expected overlap over expected union."""
+    p = logits.detach().float().sigmoid().flatten(2)
+    inside = (p > 0.5).to(p)
+    union = inside.sum(2) + (p * (1 - inside)).sum(2)
+    return ((p * inside).sum(2) / union.clamp_min(1e-6)).to(logits.dtype)
+
+
+def _upscaled(upscaling: nn.Sequential, cells: Levels, finer: list[Levels] | None) -> Levels:
+    """Enlarge four times in the plane, slice by slice in volumes; see SAM's mask decoder."""
+    first, norm, act, second, last_act = upscaling
+    depth = cells.shape[2] if cells.ndim == 5 else 0
+    if depth:
+        cells = cells.transpose(1, 2).flatten(0, 1)
+    x = first(cells)
+    x = act(norm(x if finer is None else x + finer[0]))
+    x = second(x)
+    x = last_act(x if finer is None else x + finer[1])
+    return x.unflatten(0, (-1, depth)).transpose(1, 2) if depth else x
+
+
+def _selected(level: Levels, objects: int, image_index: Int[Tensor, " objects"] | None) -> Levels:
+    if level.ndim == 4:
+        return select(level, objects, image_index)
+    flat = select(level.flatten(2)[..., None], objects, image_index)
+    return flat[..., 0].unflatten(2, level.shape[2:])
+
+
+def _with_axes(maps: Levels, axes: int) -> Levels:
+    """Maps in the plane serve every slice of a volume."""
+    return maps[:, :, None] if maps.ndim == axes + 1 else maps
+
+
+def _check(width: int, share: float, epochs: int, trained: str, compat: str | None) -> None:
+    if width < 2:
+        raise ValueError(f"width must be >= 2, got {width}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share}")
+    if epochs < 1:
+        raise ValueError(f"unmask_epochs must be >= 1, got {epochs}")
+    if trained not in get_args(Trained):
+        raise ValueError(f"trained must be one of {get_args(Trained)}, got {trained!r}")
+    if compat not in (None, "authors"):
+        raise ValueError(f"compat must be None or 'authors', got {compat!r}")
