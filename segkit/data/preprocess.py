@@ -208,9 +208,7 @@ class SliceView:
     @property
     def model_spacing_mm(self) -> tuple[float, float, float]:
         """Distances along (slice, row, column) in pixels of the model input."""
-        rows, columns = (
-            old / new for old, new in zip(self.shape[1:], self.content_size, strict=True)
-        )
+        rows, columns = np.divide(self.shape[1:], self.content_size).tolist()
         return (self.spacing_mm[0], self.spacing_mm[1] * rows, self.spacing_mm[2] * columns)
 
     def image(self, index: int) -> Float[np.ndarray, "3 size size"]:

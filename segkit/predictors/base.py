@@ -1,12 +1,14 @@
 """What every predictor is: a model that serves many images."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 
+from segkit.data.block_view import BlockView
 from segkit.data.objects import Source, as_source
 from segkit.data.options import ReadOptions
 from segkit.data.preprocess import InputSpec, Intensity, SliceView
@@ -17,8 +19,14 @@ from segkit.models.build import BUILDERS
 from segkit.models.files import load_model
 from segkit.models.info import ModelInfo
 from segkit.models.segmenter import Segmenter
+from segkit.predictors.automatic import label_blocks, label_slices
+from segkit.predictors.block_engine import BlockEngine
+from segkit.predictors.blocks import EncodedBlocks
+from segkit.predictors.engine import Engine
 from segkit.predictors.session import Session
+from segkit.predictors.slice_engine import SliceEngine
 from segkit.predictors.slices import EncodedSlices
+from segkit.predictors.watch import Cancel, Progress, Watch
 
 Device = Literal["auto"] | str
 CACHE_BYTES = 256 * 2**20
@@ -79,11 +87,17 @@ class Predictor:
         """Names of the classes by value; empty for a promptable model without classes."""
         return {} if self.info is None else dict(self.info.labels)
 
-    def open(self, source: Source, options: ReadOptions | None = None) -> Session:
+    def open(
+        self, source: Source, options: ReadOptions | None = None, *, axis: int | None = None
+    ) -> Session:
         """Start a session on an image or a volume; `options` go to `segkit.load`.
 
+        `axis` (0 k, 1 j, 2 i of the array) chooses the slices that a model of slices sees; None
+        leaves the choice to the model.
+
         Raises:
-            InputError: The source cannot be read as it is, or the model takes no prompts.
+            InputError: The source cannot be read as it is, the model takes no prompts, or there is
+                no such axis.
         """
         if self.segmenter.is_automatic:
             raise InputError(
@@ -91,29 +105,49 @@ class Predictor:
                 fix="use segment(source); clicks need a model trained in interactive mode",
             )
         opened = self.read(source, options)
-        name = next(iter(self.labels.values()), "object")
-        return Session(self._slices(opened), opened, name)
+        engine: Engine[Any]
+        if self.is_volumetric:
+            engine = BlockEngine(self._blocks(opened))
+        else:
+            engine = SliceEngine(self._slices(opened, axis))
+        return Session(engine, next(iter(self.labels.values()), "object"))
 
     def segment(
-        self, source: Source, options: ReadOptions | None = None
+        self,
+        source: Source,
+        options: ReadOptions | None = None,
+        *,
+        overlap: float = 0.5,
+        mirror: bool = False,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
     ) -> Shaped[np.ndarray, "..."]:
         """Label map on the grid of the source (automatic mode); 0 is background, type uint8.
 
-        Memory beyond the weights holds a few slices and the label map, whatever the size.
+        Memory beyond the weights holds a few slices, or a slab of blocks, and the label map.
+        Blocks of models that see three dimensions overlap by a share `overlap` of their sides.
+        `mirror` averages over all flips, at 4 (slices) or 8 (blocks) times the cost.
 
         Raises:
-            InputError: The model needs prompts.
+            InputError: The model needs prompts, or `overlap` is not in [0, 1).
+            CancelledError: `cancel` returned true.
         """
         if not self.segmenter.is_automatic:
             raise InputError(
                 "this model needs prompts", fix="use open(source) and add points or a box"
             )
-        slices = self._slices(self.read(source, options))
-        stack = np.empty(slices.view.shape, dtype=np.uint8)
-        for index, logits in slices.classes():
-            background = np.zeros_like(logits[:1])
-            stack[index] = np.concatenate([background, logits]).argmax(axis=0)
-        return slices.view.restore(stack)
+        if not 0 <= overlap < 1:
+            raise InputError(f"overlap must be in [0, 1), got {overlap}", fix="0.5 is usual")
+        watch = Watch(progress, cancel)
+        opened = self.read(source, options)
+        if self.is_volumetric:
+            return label_blocks(self._blocks(opened), overlap=overlap, mirror=mirror, watch=watch)
+        return label_slices(self._slices(opened), mirror=mirror, watch=watch)
+
+    @property
+    def is_volumetric(self) -> bool:
+        """Whether the model sees blocks of a volume instead of slices."""
+        return self.segmenter.spec.dimensions == 3
 
     def read(self, source: Source, options: ReadOptions | None = None) -> Volume | Picture:
         """Bring a source into memory and check that it suits the predictor."""
@@ -126,9 +160,25 @@ class Predictor:
         save(path, labels, like, labels=self.labels)
         return Path(path)
 
-    def _slices(self, source: Volume | Picture) -> EncodedSlices:
-        spec = self._input_spec(source)
+    def _slices(self, source: Volume | Picture, axis: int | None = None) -> EncodedSlices:
+        spec = _along(self._input_spec(source), source, axis)
         return EncodedSlices(self.segmenter, SliceView(source, spec), cache_bytes=self.cache_bytes)
+
+    def _blocks(self, source: Volume | Picture) -> EncodedBlocks:
+        if isinstance(source, Picture):
+            raise InputError(
+                f"got a picture of size {source.size}, this model sees blocks of a volume",
+                fix="use a model of slices, or give a volume",
+                path=source.path,
+            )
+        spec = self._input_spec(source)
+        side = self.segmenter.spec.image_size
+        return EncodedBlocks(
+            self.segmenter,
+            BlockView(source, spec),
+            spec.patch or (side, side, side),
+            cache_bytes=self.cache_bytes,
+        )
 
     def _input_spec(self, source: Volume | Picture) -> InputSpec:
         if self.info is not None:
@@ -144,6 +194,21 @@ def default_input(source: Volume | Picture, size: int) -> InputSpec:
         is_colour = source.array.ndim == 3
         return InputSpec(2, size, "rgb" if is_colour else "repeat", intensity)
     return InputSpec(3, size, "repeat", intensity)
+
+
+def _along(spec: InputSpec, source: Volume | Picture, axis: int | None) -> InputSpec:
+    """Choose the slice axis by an axis of the array of the source."""
+    if axis is None:
+        return spec
+    if isinstance(source, Picture) or axis not in (0, 1, 2):
+        size = source.size if isinstance(source, Picture) else source.array.shape
+        raise InputError(
+            f"there is no slice axis {axis} in an image of size {size}",
+            fix="axes of a volume: 0 (k), 1 (j), 2 (i); pictures have none",
+            code="prompt_slice",
+        )
+    change, _ = source.geometry.reoriented(spec.orientation)
+    return replace(spec, slice_axis=change.axes.index(axis))
 
 
 def choose_device(device: Device) -> torch.device:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from segkit.errors import DataWarning, InputError
 from segkit.geometry import Geometry, Space
@@ -36,7 +36,26 @@ class Box:
     last: tuple[float, ...]
 
 
-Mark = Point | Box
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """Voxels someone encircled: `inside` covers the part of the image that starts at `first`.
+
+    `label` 1 adds them to the object, 0 removes them from it.
+    """
+
+    first: tuple[int, ...]
+    inside: Bool[np.ndarray, "..."]
+    label: int
+
+    def on_grid(self, shape: tuple[int, ...]) -> Bool[np.ndarray, "..."]:
+        """The same voxels in an array of the shape of the image; only touched memory is used."""
+        grid = np.zeros(shape, dtype=bool)
+        sides = zip(self.first, self.inside.shape, strict=True)
+        grid[tuple(slice(start, start + side) for start, side in sides)] = self.inside
+        return grid
+
+
+Mark = Point | Box | Region
 
 
 def check_points(
@@ -56,11 +75,7 @@ def check_points(
         raise InputError(
             f"got {len(points)} points and {len(labels)} labels", fix="give one label per point"
         )
-    if unknown := sorted({label for label in labels if label not in (0, 1)}):
-        raise InputError(
-            f"point labels must be 1 (object) or 0 (background), got {unknown}",
-            fix="use add_box for box corners",
-        )
+    check_labels(labels)
     indices = _to_index(points, shape, geometry, space)
     for given, index in zip(points, indices, strict=True):
         if not all(-0.5 <= value < size - 0.5 for value, size in zip(index, shape, strict=True)):
@@ -75,6 +90,19 @@ def check_points(
         Point(tuple(map(float, index)), int(label))
         for index, label in zip(indices, labels, strict=True)
     )
+
+
+def check_labels(labels: Sequence[int]) -> None:
+    """Refuse labels other than 1 (object) and 0 (background).
+
+    Raises:
+        InputError: There is one.
+    """
+    if unknown := sorted({label for label in labels if label not in (0, 1)}):
+        raise InputError(
+            f"point labels must be 1 (object) or 0 (background), got {unknown}",
+            fix="use add_box for box corners",
+        )
 
 
 def check_box(

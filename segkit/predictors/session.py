@@ -1,82 +1,97 @@
-"""One image, its prompts and its mask: what a person works with."""
+"""One image, its objects, their prompts and their masks: what a person works with."""
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import MappingProxyType
-from typing import Self
+from threading import RLock
+from typing import Any, Self
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
-from torch.nn import functional as F
+from jaxtyping import Bool, Float, UInt8
 
 from segkit.data.volume import Picture, Volume
 from segkit.data.writers import save
-from segkit.errors import DataWarning, InputError
+from segkit.errors import InputError
 from segkit.geometry import Geometry, Space
-from segkit.predictors.marks import Mark, Numbers, check_box, check_points, settle
-from segkit.predictors.model_marks import ModelMark, by_slice, to_prompts
-from segkit.predictors.slices import EncodedSlices
+from segkit.predictors.drawings import Drawing, check_lasso, check_scribble
+from segkit.predictors.engine import Engine, Extent, Hint, Propagation, Step
+from segkit.predictors.marks import (
+    Box,
+    Mark,
+    Numbers,
+    Region,
+    check_box,
+    check_labels,
+    check_points,
+    settle,
+)
+from segkit.predictors.watch import UNWATCHED, Cancel, Progress, Watch
 
-MARKS_PER_DECODE = 256
-"""More marks on one slice go in several rounds, each refining the mask of the one before."""
-GIVEN_LOGIT = 8.0
-"""Confidence of a mask that the user drew or brought along."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SliceMask:
-    """Object on one slice: `logits` at the decoder's resolution, predicted `iou`.
-
-    `given` is the user's own mask of the slice while no mark has refined it.
-    """
-
-    logits: Float[torch.Tensor, "1 rows cols"]
-    iou: float
-    given: Bool[np.ndarray, "rows cols"] | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """All `marks` up to one interaction, what was `new` in it, and the masks once decoded."""
-
-    marks: tuple[Mark, ...] = ()
-    new: tuple[Mark, ...] = ()
-    given: Bool[np.ndarray, "..."] | None = None
-    masks: Mapping[int, SliceMask] | None = None
+HINTS: tuple[Hint, ...] = ("box", "mask", "points")
 
 
 class Session:
-    """Prompts and mask of one object in an image or a volume.
+    """Prompts and mask of one object in an image or a volume; `object` opens further objects.
 
     Every interaction refines the mask of the one before it, so the result depends on the sequence
-    of calls and on nothing else; `undo` returns exactly to the state before. Slices without a mark
-    stay empty. Nothing is encoded before the first `mask`, `scores` or `uncertainty`.
+    of calls and on nothing else; `undo` returns exactly to the state before. Nothing is encoded or
+    decoded before it is looked at (`mask`, `scores`, `update` and the like). Calls may come from
+    several threads; one that arrives during decoding waits.
+
+    Example:
+        >>> from segkit.models import build
+        >>> from segkit.predictors import VolumePredictor
+        >>> volume = (np.zeros((4, 32, 32)), Geometry.from_spacing((4, 32, 32), (3.0, 1.0, 1.0)))
+        >>> session = VolumePredictor(build.sam_tiny(), device="cpu").open(volume)
+        >>> tumour = session.object("tumour").add_points([(2, 10, 12)], [1])
+        >>> session.add_box(((1, 4, 4), (3, 20, 20))).mask().shape, session.labels().shape
+        ((4, 32, 32), (4, 32, 32))
     """
 
-    def __init__(self, slices: EncodedSlices, source: Volume | Picture, name: str = "1") -> None:
-        self.source, self.name = source, name
-        self._slices = slices
-        self._steps = [Step(masks=MappingProxyType({}))]
+    def __init__(
+        self, engine: Engine[Any], name: str = "1", beside: "Session | None" = None
+    ) -> None:
+        self.source: Volume | Picture = engine.source
+        self.name = name
+        self._engine = engine
+        # one lock for all objects of an image: they share its embeddings
+        self._lock: AbstractContextManager[object] = RLock() if beside is None else beside._lock
+        self._objects: list[Session] = [] if beside is None else beside._objects
+        self._objects.append(self)
+        self._steps: list[Step[Any]] = [Step(state=engine.empty)]
+        self._undone: list[Step[Any]] = []
+        # what was shown before and after the last calls that changed something
+        self._before = self._shown = engine.empty
+        self._is_shown = True
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image in array order: (k, j, i), or (rows, columns)."""
-        return self.source.size if isinstance(self.source, Picture) else self.source.array.shape
+        return self._engine.shape
 
     @property
     def geometry(self) -> Geometry | None:
         """Frame of the volume; pictures have none."""
-        return None if isinstance(self.source, Picture) else self.source.geometry
+        return self._engine.geometry
+
+    @property
+    def objects(self) -> tuple["Session", ...]:
+        """All objects of the image in the order of their creation, this one included."""
+        return tuple(self._objects)
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether an interaction is left after `undo` and `reset`."""
+        return len(self._steps) > 1
+
+    def object(self, name: str) -> "Session":
+        """Object of that name, created at its first call; objects share the embeddings."""
+        with self._lock:
+            known = next((one for one in self._objects if one.name == name), None)
+            return known or Session(self._engine, name, self)
 
     def add_points(
-        self,
-        points: Sequence[Numbers],
-        labels: Sequence[int],
-        *,
-        space: Space = "voxel",
+        self, points: Sequence[Numbers], labels: Sequence[int], *, space: Space = "voxel"
     ) -> Self:
         """Add clicks: voxel indices in array order, or millimetres (x, y, z) in "ras" or "lps".
 
@@ -85,16 +100,52 @@ class Session:
         """
         return self._add(check_points(points, labels, self.shape, self.geometry, space))
 
-    def add_box(self, box: tuple[Numbers, Numbers], *, space: Space = "voxel") -> Self:
+    def add_box(
+        self, box: tuple[Numbers, Numbers], label: int = 1, *, space: Space = "voxel"
+    ) -> Self:
         """Add a half-open box `(first, last)`; in a volume it prompts each slice it spans.
+
+        With `label` 0 the voxels inside are not part of the object.
 
         Raises:
             InputError: See `segkit.predictors.marks.check_box`.
         """
-        return self._add((check_box(box, self.shape, self.geometry, space),))
+        check_labels([label])
+        checked = check_box(box, self.shape, self.geometry, space)
+        return self._add((checked if label else _filled(checked),))
+
+    def add_scribble(self, scribble: Drawing, label: int = 1, *, space: Space = "voxel") -> Self:
+        """Add a line drawn by hand: a bool array, or the vertices of a polyline.
+
+        The model gets a few clicks along it, on each slice it crosses.
+
+        Raises:
+            InputError: See `segkit.predictors.drawings.check_scribble`.
+        """
+        points = check_scribble(
+            scribble,
+            label,
+            self.shape,
+            self.geometry,
+            space,
+            slices=self._engine.lies_on,
+            most=self._engine.points_per_scribble,
+        )
+        return self._add(points)
+
+    def add_lasso(self, lasso: Drawing, label: int = 1, *, space: Space = "voxel") -> Self:
+        """Add a closed curve on one slice: its vertices, or a bool array of what it encloses.
+
+        The model gets the region as a mask to start from, clicks inside it, and the box around
+        it where it is the first mark.
+
+        Raises:
+            InputError: See `segkit.predictors.drawings.check_lasso`.
+        """
+        return self._add((check_lasso(lasso, label, self.shape, self.geometry, space),))
 
     def add_mask(self, mask: Bool[np.ndarray, "..."]) -> Self:
-        """Start from an existing mask on the grid of the image.
+        """Start from an existing mask on the grid of the image; earlier marks count no more.
 
         Raises:
             InputError: The shape differs from the image's or the values are not boolean.
@@ -105,113 +156,198 @@ class Session:
                 fix=f"give a bool array of shape {self.shape}",
                 code="prompt_mask",
             )
-        self._steps.append(Step(given=mask.copy()))
-        return self
+        return self._append(lambda _: Step(given=mask.copy()))
+
+    def propagate(
+        self,
+        *,
+        start: int | None = None,
+        stop: int | None = None,
+        hints: Sequence[Hint] = ("box",),
+        min_iou: float = 0.5,
+        min_overlap: float = 0.3,
+    ) -> Self:
+        """Carry the masks of marked slices to the slices between and beyond them.
+
+        Each slice is prompted by `hints` ("box", "mask", "points") taken from its neighbour's mask.
+        A walk ends at slice `start` or before `stop` (voxel slices along the slice axis; default
+        all), at the next marked slice, halfway to one that comes to meet it, or where the mask
+        collapses: predicted IoU below `min_iou`, IoU with its neighbour below `min_overlap`, or a
+        tenth of its area. Slices carried over earlier are replaced.
+
+        Raises:
+            InputError: No prompt yet, a range outside the volume, an unknown hint, or a model that
+                sees blocks and needs no propagation.
+        """
+        if not hints or set(hints) - set(HINTS):
+            raise InputError(f"hints must be some of {HINTS}, got {tuple(hints)}")
+        how = Propagation(
+            tuple(hints),
+            0 if start is None else start,
+            self._engine.slice_count if stop is None else stop,
+            min_iou,
+            min_overlap,
+        )
+        self._engine.check_propagation(how)
+        with self._lock:
+            self._check_prompted()
+            return self._append(lambda last: Step(last.marks, propagation=how))
 
     def undo(self) -> Self:
         """Take the last interaction back; without one, nothing happens."""
-        if len(self._steps) > 1:
-            self._steps.pop()
+        with self._lock:
+            if self.has_prompts:
+                self._undone.append(self._steps.pop())
+                self._is_shown = False
+        return self
+
+    def redo(self) -> Self:
+        """Repeat what `undo` took back, until something else is added."""
+        with self._lock:
+            if self._undone:
+                self._steps.append(self._undone.pop())
+                self._is_shown = False
         return self
 
     def reset(self) -> Self:
-        """Take all interactions back; embeddings stay cached."""
-        del self._steps[1:]
+        """Take all interactions back for good; embeddings stay cached."""
+        with self._lock:
+            del self._steps[1:]
+            self._undone.clear()
+            self._is_shown = False
         return self
 
-    def logits(self) -> Float[np.ndarray, "..."]:
-        """Mask logits on the grid of the image; -inf on slices without a mark."""
-        stack = np.full(self._slices.view.shape, -np.inf, dtype=np.float32)
-        for index, mask in self._resolve().items():
-            stack[index] = self._slice_logits(index, mask)
-        return self._slices.view.restore(stack)
+    def update(self, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Self:
+        """Decode what is waiting; `mask` and the others do it too, without being watched.
 
-    def mask(self) -> Bool[np.ndarray, "..."]:
-        """Mask on the grid of the image.
+        `progress(done, total)` counts the model inputs of each interaction, `cancel()` is asked
+        before each.
+
+        Raises:
+            CancelledError: `cancel` returned true; interactions not decoded yet are gone, and the
+                session is as before them.
+        """
+        with self._lock:
+            self._resolve(Watch(progress, cancel))
+        return self
+
+    def changed_box(self) -> Extent | None:
+        """Half-open voxel box of what the last calls changed, None if they changed nothing.
+
+        Counts everything since the mask was looked at before: interactions, `undo`, `redo` and
+        `reset`.
+        """
+        with self._lock:
+            self._resolve()
+            return self._engine.changed(self._before, self._shown)
+
+    def logits(self) -> Float[np.ndarray, "..."]:
+        """Mask logits on the grid of the image; -inf where nothing was decoded.
 
         Raises:
             InputError: No prompt has been given.
         """
-        return self.logits() > 0
+        return self._engine.logits(self._state())
+
+    def mask(self) -> Bool[np.ndarray, "..."]:
+        """Mask on the grid of the image; other objects do not matter, see `labels`.
+
+        Raises:
+            InputError: No prompt has been given.
+        """
+        return self._engine.mask(self._state())
 
     def scores(self) -> dict[int, float]:
-        """Predicted IoU by slice of the view (0 for pictures)."""
-        return {index: mask.iou for index, mask in sorted(self._resolve().items())}
+        """Predicted IoU by slice of the view (0 for pictures), or by block, oldest first.
+
+        Raises:
+            InputError: No prompt has been given.
+        """
+        return self._engine.scores(self._state())
 
     def uncertainty(self) -> Float[np.ndarray, "..."]:
-        """Entropy of the predicted probability in bits, 0 (sure) to 1; 0 on slices without mark."""
+        """Entropy of the predicted probability in bits, 0 (sure) to 1; 0 where nothing was decoded.
+
+        Raises:
+            InputError: No prompt has been given.
+        """
         with np.errstate(over="ignore"):
             p = 1 / (1 + np.exp(-self.logits()))
         inner = np.clip(p, 1e-7, 1 - 1e-7)
         entropy = -(inner * np.log2(inner) + (1 - inner) * np.log2(1 - inner))
         return np.where((p > 0) & (p < 1), entropy, 0).astype(np.float32)
 
+    def labels(self) -> UInt8[np.ndarray, "..."]:
+        """All objects with prompts in one map, 1, 2, ... in the order of `objects`.
+
+        A voxel that several claim goes to the one with the highest logit, the earlier in a tie.
+
+        Raises:
+            InputError: No object has a prompt, or more than 255 have.
+        """
+        named = self._prompted()
+        if len(named) == 1:
+            return named[0].mask().astype(np.uint8)
+        out = np.zeros(self.shape, dtype=np.uint8)
+        best = np.zeros(self.shape, dtype=np.float32)
+        for value, one in enumerate(named, start=1):
+            logits = one.logits()
+            wins = logits > best
+            out[wins], best[wins] = value, logits[wins]
+        return out
+
     def save(self, path: str | Path) -> Path:
-        """Write the mask as label 1 on the input's own grid; the suffix chooses the format."""
-        save(path, self.mask(), self.source, labels={1: self.name})
+        """Write the label map on the input's own grid; the suffix chooses the format."""
+        names = {value: one.name for value, one in enumerate(self._prompted(), start=1)}
+        save(path, self.labels(), self.source, labels=names)
         return Path(path)
 
-    def _slice_logits(self, index: int, mask: SliceMask) -> Float[np.ndarray, "rows cols"]:
-        if mask.given is not None:
-            return np.where(mask.given, GIVEN_LOGIT, -GIVEN_LOGIT)
-        return self._slices.view.logits_to_source([mask.logits.numpy()], [index])[0][0]
+    def _prompted(self) -> list["Session"]:
+        named = [one for one in self._objects if one.has_prompts]
+        if not named:
+            self._check_prompted()
+        if len(named) > np.iinfo(np.uint8).max:
+            raise InputError(f"a label map holds 255 objects, got {len(named)}")
+        return named
 
-    def _add(self, new: tuple[Mark, ...]) -> Self:
-        self._steps.append(Step(settle((*self._steps[-1].marks, *new)), new))
-        return self
-
-    def _resolve(self) -> Mapping[int, SliceMask]:
-        if len(self._steps) == 1:
+    def _check_prompted(self) -> None:
+        if not self.has_prompts:
             raise InputError(
                 "no prompt given", fix="add a point, a box or a mask first", code="no_prompt"
             )
-        for before, step in zip(self._steps, self._steps[1:], strict=False):
-            if step.masks is None:
+
+    def _add(self, new: tuple[Mark, ...]) -> Self:
+        return self._append(lambda last: Step(settle((*last.marks, *new)), new))
+
+    def _append(self, follow: Callable[[Step[Any]], Step[Any]]) -> Self:
+        with self._lock:
+            self._steps.append(follow(self._steps[-1]))
+            self._undone.clear()
+            self._is_shown = False
+        return self
+
+    def _state(self) -> Any:
+        with self._lock:
+            self._check_prompted()
+            return self._resolve()
+
+    def _resolve(self, watch: Watch = UNWATCHED) -> Any:
+        for number, step in enumerate(self._steps[1:], start=1):
+            if step.state is not None:
+                continue
+            try:
                 # a step appears only when it is complete: an interrupted one leaves no trace
-                step.masks = self._decode(step, before.masks or {})
-        return self._steps[-1].masks or {}
+                step.state = self._engine.follow(self._steps[number - 1].state, step, watch)
+            except BaseException:
+                del self._steps[number:]
+                raise
+        state = self._steps[-1].state
+        if not self._is_shown:
+            self._before, self._shown, self._is_shown = self._shown, state, True
+        return state
 
-    def _decode(self, step: Step, before: Mapping[int, SliceMask]) -> Mapping[int, SliceMask]:
-        """Refine the slices that the new marks touch; keep the others."""
-        if step.given is not None:
-            return self._given_masks(step.given)
-        view = self._slices.view
-        marks = by_slice(view, step.marks)
-        touched = by_slice(view, step.new)
-        return {
-            **before,
-            **{index: self._refine(index, marks[index], before.get(index)) for index in touched},
-        }
 
-    def _refine(
-        self, index: int, marks: Sequence[ModelMark], before: SliceMask | None
-    ) -> SliceMask:
-        if before is None and all(mark.labels == (0,) for mark in marks):
-            warnings.warn(
-                "only background clicks were given; the mask stays empty", DataWarning, stacklevel=2
-            )
-            return SliceMask(torch.full((1, *self._slices.mask_size), -GIVEN_LOGIT), 0.0)
-        is_ambiguous = before is None and len(marks) == 1 and marks[0].labels == (1,)
-        logits, iou = None if before is None else before.logits, 0.0
-        for start in range(0, len(marks), MARKS_PER_DECODE):
-            prompts = to_prompts(marks[start : start + MARKS_PER_DECODE], logits)
-            prediction = self._slices.decode(index, prompts, multimask=is_ambiguous).best()
-            logits, iou = prediction.logits[0].float().cpu(), float(prediction.iou[0, 0])
-        assert logits is not None
-        return SliceMask(logits, iou)
-
-    def _given_masks(self, given: Bool[np.ndarray, "..."]) -> dict[int, SliceMask]:
-        view = self._slices.view
-        stack = view.stack(given)
-        return {
-            index: SliceMask(self._as_logits(view.label(given, index)), 1.0, stack[index])
-            for index in map(int, np.flatnonzero(stack.any(axis=(1, 2))))
-        }
-
-    def _as_logits(self, mask: Bool[np.ndarray, "size size"]) -> Float[torch.Tensor, "1 rows cols"]:
-        share = F.interpolate(
-            torch.from_numpy(mask.astype(np.float32))[None, None],
-            self._slices.mask_size,
-            mode="area",
-        )
-        return GIVEN_LOGIT * (2 * share[0] - 1)
+def _filled(box: Box) -> Region:
+    """Voxels of a box that takes away."""
+    first, last = (np.ceil(corner).astype(int) for corner in (box.first, box.last))
+    return Region(tuple(map(int, first)), np.ones(tuple(np.maximum(last - first, 1)), bool), 0)

@@ -1,7 +1,7 @@
 """Encoded slices of one image or volume: embeddings cached within a byte budget."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
@@ -61,15 +61,24 @@ class EncodedSlices:
         side = 4 * (self.view.spec.size // self.segmenter.spec.out_stride)
         return (side, side)
 
-    def classes(self, batch: int = 4) -> Iterator[tuple[int, Float[np.ndarray, "classes h w"]]]:
-        """Class logits of every slice on the source pixels, slice by slice (automatic mode)."""
-        count = self.view.shape[0]
-        for start in range(0, count, batch):
-            indices = range(start, min(start + batch, count))
-            with torch.inference_mode():
-                prediction = self.segmenter.decode(self.encode(indices), None)
-            for index, logits in zip(indices, prediction.logits.float().cpu().numpy(), strict=True):
-                yield index, self.view.logits_to_source([logits], [index])[0]
+    @torch.inference_mode()
+    def classify(
+        self, indices: Sequence[int], *, mirror: bool = False
+    ) -> Float[np.ndarray, "slices classes rows cols"]:
+        """Class logits of slices at the decoder's resolution (automatic mode).
+
+        `mirror` averages them over both flips of the slice and their combination.
+        """
+        images = np.stack([self.view.image(index) for index in indices])
+        batch = torch.from_numpy(images).to(self.segmenter.device)
+        total: torch.Tensor | None = None
+        flips: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3)) if mirror else ((),)
+        for dims in flips:
+            features = self.segmenter.encode(batch.flip(dims))
+            logits = self.segmenter.decode(features, None).logits.flip(dims)
+            total = logits if total is None else total + logits
+        assert total is not None
+        return (total / len(flips)).float().cpu().numpy()
 
 
 def _n_bytes(features: Features) -> int:

@@ -1,0 +1,54 @@
+"""Label maps of automatic models: slice by slice, or in sliding windows of blocks."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from segkit.predictors.blocks import EncodedBlocks, block_reader
+from segkit.predictors.slices import EncodedSlices
+from segkit.predictors.watch import Watch
+from segkit.predictors.windows import SlidingWindow, mirrored, resampled
+
+SLICES_PER_BATCH = 4
+
+Labels = UInt8[np.ndarray, "..."]
+
+
+def label_slices(slices: EncodedSlices, *, mirror: bool, watch: Watch) -> Labels:
+    """Classes of every slice; memory holds one batch of slices and the label map."""
+    view = slices.view
+    count = view.shape[0]
+    out = np.empty(view.shape, dtype=np.uint8)
+    for start in range(0, count, SLICES_PER_BATCH):
+        watch.step(start, count)
+        indices = range(start, min(start + SLICES_PER_BATCH, count))
+        logits = slices.classify(indices, mirror=mirror)
+        for index, one in zip(indices, logits, strict=True):
+            scores = view.logits_to_source([one], [index])[0]
+            out[index] = _classes(torch.from_numpy(scores))
+    watch.step(count, count)
+    return view.restore(out)
+
+
+@torch.inference_mode()
+def label_blocks(blocks: EncodedBlocks, *, overlap: float, mirror: bool, watch: Watch) -> Labels:
+    """Classes of blended blocks; memory holds one slab of windows and the label map.
+
+    Scores are brought back to the grid of the file before classes are compared, so that borders
+    do not show the voxels of the model.
+    """
+    view = blocks.view
+    windows = SlidingWindow(blocks.patch, overlap)
+    classify = mirrored(blocks.classify) if mirror else blocks.classify
+    slabs = windows.slabs(block_reader(view), view.shape, classify, watch)
+    out = np.empty(view.oriented_shape, dtype=np.uint8)
+    for axis, index, scores in resampled(slabs, view.shape, view.oriented_shape):
+        np.moveaxis(out, axis, 0)[index] = _classes(scores)
+    return view.restore(out)
+
+
+def _classes(scores: Float[Tensor, "classes rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
+    """Values 1, 2, ... of the highest score, 0 where none is above that of the background, 0."""
+    best, index = scores.max(dim=0)
+    return torch.where(best > 0, index + 1, 0).to(torch.uint8).cpu().numpy()
