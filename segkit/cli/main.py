@@ -14,12 +14,14 @@ from segkit.version import VERSION
 
 COMMANDS = {
     "demo": "the main job from end to end on generated data",
+    "plan": "from a folder of data to an experiment",
     "train": "fine-tune an adapter on labelled images or volumes",
     "eval": "measure a trained model, beside zero-shot and baselines",
     "predict": "segment images, volumes or folders of them",
     "convert": "turn official and authors' checkpoints into segkit files",
     "models": "list, describe and fetch models",
     "measure": "volume, surface and diameters of a mask",
+    "serve": "models for Slicer, napari, MONAI Label clients and the browser",
     "doctor": "what is installed, what works, what is missing",
 }
 """What each command does; its module is imported only when it runs."""

@@ -1,0 +1,1 @@
+"""`segkit serve`: one engine behind the nnInteractive, MONAI Label and segkit protocols."""

@@ -1,0 +1,109 @@
+"""Reading requests and writing answers, for every face of the server."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from typing_extensions import override
+
+from segkit.client.codec import CONTENT_TYPE, encode
+from segkit.serve.annotation import Edges, Update
+from segkit.serve.engine import Engine, Lease
+from segkit.serve.faults import as_refusal, bad
+from segkit.serve.guard import error_body
+from segkit.serve.images import Image, declared_bytes
+from segkit.serve.messages import M, check, strict_json
+
+META, LEASE, PROTOCOL = "X-Meta", "X-Lease-Token", "X-Segkit-Protocol"
+OCTETS = "application/octet-stream"
+MAX_META = 16 * 1024
+
+
+class SafeRoute(APIRoute):
+    """Route whose every error becomes an answer without a path, a name or a traceback."""
+
+    @override
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ClientDisconnect:
+                return Response(status_code=499)
+            # the boundary of the process: what is not foreseen must not reach a client or a log
+            except Exception as error:
+                refusal = as_refusal(error)
+                return Response(
+                    error_body(refusal), refusal.status, refusal.headers, "application/json"
+                )
+
+        return answer
+
+
+async def read_body(request: Request) -> bytearray:
+    """Whole body; its size is bounded by the guard."""
+    # joined once: growing a buffer of hundreds of megabytes costs more than the network
+    return bytearray().join([chunk async for chunk in request.stream()])
+
+
+def read_meta(request: Request, kind: type[M]) -> M:
+    """Message in the header X-Meta; without the header, an empty one."""
+    text = request.headers.get(META, "{}")
+    return check(kind, strict_json(text, MAX_META))
+
+
+async def lease_of(engine: Engine, request: Request, *, is_action: bool = True) -> Lease:
+    """Place of the client that sent a request."""
+    return await engine.enter(request.headers.get(LEASE), is_action=is_action)
+
+
+async def make_image(
+    engine: Engine, body: bytearray, make: Callable[[], Image], *, is_array: bool = True
+) -> Image:
+    """Build an image off the event loop, once memory for it is there."""
+    limit = engine.settings.limits.array
+    # of a file, nothing is known yet but that it may not exceed the limit of its reader
+    expected = declared_bytes(body) if is_array else min(4 * len(body), limit)
+    engine.reserve(min(expected, limit))
+    return await asyncio.to_thread(make)
+
+
+def array_answer(array: np.ndarray, **meta: object) -> Response:
+    """Array in the segkit codec, with facts in X-Meta; masks as packed bits."""
+    pieces = encode(array, "bits" if array.dtype == np.bool_ else "zlib")
+    return Response(b"".join(pieces), headers={META: compact(meta)}, media_type=CONTENT_TYPE)
+
+
+def update_answer(update: Update, **meta: object) -> Response:
+    """What an action changed: the whole content of the box, as packed bits."""
+    about = {"has_run": update.has_run, "box": update.box, **meta}
+    if update.content is None:
+        return Response(b"", headers={META: compact(about)}, media_type=CONTENT_TYPE)
+    return array_answer(update.content, **about)
+
+
+def compact(value: object) -> str:
+    """JSON for a header."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def read_edges(text: str, shape: tuple[int, ...]) -> Edges:
+    """Box "low:high,low:high,low:high" of a query, inside an image of the given shape."""
+    try:
+        edges = tuple(
+            (int(low), int(high))
+            for low, _, high in (one.partition(":") for one in text.split(","))
+        )
+    except ValueError as error:
+        raise bad("a box is written low:high,low:high,low:high", "bad_box") from error
+    if len(edges) != len(shape) or not all(
+        0 <= low < high <= size for (low, high), size in zip(edges, shape, strict=True)
+    ):
+        raise bad(f"the box must lie inside the image of shape {shape}", "bad_box")
+    return edges
