@@ -102,7 +102,7 @@ class SegmentationModule(LightningModule):
             self._is_skipped = True
             # distributed training expects a backward pass on every rank
             return None if self.trainer.world_size == 1 else self._no_loss()
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch.image))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         return loss
 
     @override
@@ -129,12 +129,11 @@ class SegmentationModule(LightningModule):
 
     @override
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
-        key = np.random.SeedSequence([self.seed, _VALIDATION, batch_idx]).generate_state(1)[0]
-        prediction = self.predict_batch(batch, torch.Generator().manual_seed(int(key)))
+        prediction = self.predict_batch(batch, self.validation_generator(batch_idx))
         loss = self.total_loss(prediction)
         found, truth = self.label_maps(prediction, batch)
         self.tally.add(found, truth, batch.case_id, batch.slice_index.tolist())
-        self.log("val/loss", loss, batch_size=len(batch.image), sync_dist=True)
+        self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
 
     @override
     def on_validation_epoch_end(self) -> None:
@@ -183,6 +182,11 @@ class SegmentationModule(LightningModule):
         self.segmenter.load_trainable_state(checkpoint["state_dict"])
         self.guard.load_state_dict(facts["guard"])
         checkpoint["state_dict"] = {}
+
+    def validation_generator(self, batch_idx: int) -> torch.Generator:
+        """The same random numbers for a validation batch in every epoch."""
+        key = np.random.SeedSequence([self.seed, _VALIDATION, batch_idx]).generate_state(1)[0]
+        return torch.Generator().manual_seed(int(key))
 
     def total_loss(self, prediction: BatchPrediction) -> Tensor:
         """Average over rounds; of several alternatives for an object the best one counts.
