@@ -3,7 +3,7 @@
 Official key names throughout: a `state_dict` of `SamModules` equals that of the official `Sam`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -38,6 +38,7 @@ class SamSizes:
 
 
 VIT_B = SamSizes("sam_vit_b")
+VIT_B_384 = replace(VIT_B, name="sam_vit_b_384", image_size=384)
 VIT_L = SamSizes("sam_vit_l", embed_dim=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23))
 VIT_H = SamSizes("sam_vit_h", embed_dim=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31))
 TINY = SamSizes(
@@ -48,7 +49,7 @@ NANO = SamSizes(
     "nano", image_size=256, embed_dim=192, depth=6, heads=6, global_blocks=(2, 5), window=8,
     rel_pos=False, out_dim=128, decoder_heads=8, decoder_mlp=512, iou_hidden=128,
 )  # fmt: skip
-SIZES = {sizes.name: sizes for sizes in (VIT_B, VIT_L, VIT_H, TINY, NANO)}
+SIZES = {sizes.name: sizes for sizes in (VIT_B, VIT_B_384, VIT_L, VIT_H, TINY, NANO)}
 
 
 class SamModules(nn.Module):

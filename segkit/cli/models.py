@@ -155,7 +155,7 @@ def _weights(name: str) -> dict[str, Any]:
 def _weights_line(facts: dict[str, Any]) -> str:
     name, side = facts["name"], facts["image_size"]
     if facts["weights"] == "none":
-        return f"{name}: trained from scratch, no frozen backbone"
+        return f"{name}: comes with the method's own weights, or is trained from scratch"
     start = f"{name} ({side} px)"
     if facts["weights"] == "official":
         where = facts["path"] or f"{facts['url']}, get it with: segkit models download {name}"
@@ -164,4 +164,6 @@ def _weights_line(facts: dict[str, Any]) -> str:
     if facts["weights"] == "package":
         state = "ships with segkit" if "path" in facts else "lacks its file in this installation"
         return f"{start}: {state}"
+    if facts["weights"] == "required":
+        return f"{start}: no weights of its own; `segkit convert` makes them"
     return f"{start}: random weights, for tests"

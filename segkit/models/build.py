@@ -15,7 +15,16 @@ from typing_extensions import override
 
 from segkit.backbones.checkpoints import load_sam
 from segkit.backbones.sam import SamBackbone
-from segkit.backbones.sam_modules import NANO, TINY, VIT_B, VIT_H, VIT_L, SamModules, SamSizes
+from segkit.backbones.sam_modules import (
+    NANO,
+    TINY,
+    VIT_B,
+    VIT_B_384,
+    VIT_H,
+    VIT_L,
+    SamModules,
+    SamSizes,
+)
 from segkit.decoders.mask import MaskDecoder
 from segkit.models.build3d import SAM3D_BUILDERS, Sam3dBuilder
 from segkit.models.build_sam2 import SAM2_BUILDERS
@@ -67,6 +76,7 @@ class SamBuilder(Builder):
 
 
 sam_vit_b = SamBuilder(VIT_B)
+sam_vit_b_384 = SamBuilder(VIT_B_384)
 sam_vit_l = SamBuilder(VIT_L)
 sam_vit_h = SamBuilder(VIT_H)
 sam_tiny = SamBuilder(TINY, weights="random")
@@ -100,9 +110,9 @@ dynunet_3d = SUPERVISED["dynunet_3d"]
 
 BUILDERS: Mapping[str, Builder | Sam3dBuilder | SupervisedBuilder] = {
     **{builder.name: builder for builder in (
-        nano, sam_tiny, sam_vit_b, sam_vit_l, sam_vit_h, nano2, sam2_tiny, sam2_small,
-        sam2_base_plus, sam2_large, sam2_0_tiny, sam2_0_small, sam2_0_base_plus, sam2_0_large,
-        sam2_test,
+        nano, sam_tiny, sam_vit_b, sam_vit_b_384, sam_vit_l, sam_vit_h, nano2, sam2_tiny,
+        sam2_small, sam2_base_plus, sam2_large, sam2_0_tiny, sam2_0_small, sam2_0_base_plus,
+        sam2_0_large, sam2_test,
     )},
     **SAM3D_BUILDERS,
     **SUPERVISED,

@@ -12,6 +12,8 @@ from pathlib import Path
 from segkit.errors import InputError
 from segkit.models.build import BUILDERS
 from segkit.models.conversion_task import Conversion, Task
+from segkit.models.convert_dvpt import convert_dvpt
+from segkit.models.convert_i_medsam import convert_i_medsam
 from segkit.models.convert_medsam import convert_medsam
 from segkit.models.convert_sam import convert_sam
 from segkit.models.convert_sam_adapter import convert_sam_adapter
@@ -20,6 +22,8 @@ from segkit.models.convert_stu_net import convert_stu_net
 __all__ = ["FAMILIES", "Conversion", "convert", "families"]
 
 FAMILIES: Mapping[str, Callable[[Task], Conversion]] = {
+    "dvpt": convert_dvpt,
+    "i-medsam": convert_i_medsam,
     "medsam": convert_medsam,
     "sam": convert_sam,
     "sam-adapter": convert_sam_adapter,

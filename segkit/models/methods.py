@@ -17,11 +17,20 @@ from torch import nn
 
 import segkit.adapters
 import segkit.decoders
-from segkit.adapters import Adapter, DepthwiseDilated, HighFrequency, LoRA
+from segkit.adapters import (
+    Adapter,
+    DepthwiseDilated,
+    DynamicPrompts,
+    Frequency,
+    HighFrequency,
+    LoRA,
+    Stack,
+)
 from segkit.adapters.base import Compat
-from segkit.decoders import Decoder, FirstMaskDecoder, QueryDecoder
+from segkit.decoders import Decoder, FirstMaskDecoder, InrDecoder, QueryDecoder
 from segkit.errors import InputError
 from segkit.models.build import BUILDERS
+from segkit.models.dvpt_classifier import CLIP_BACKBONE, ClassifierSizes, DvptClassifier
 from segkit.models.segmenter import Segmenter
 from segkit.prompts.encoder import SamPromptEncoder
 
@@ -40,8 +49,9 @@ class Method:
     """A method and its usual backbone.
 
     `build(compat, backbone)` returns its modules by part name, on the meta device and with
-    `requires_grad` as in training; "authors" is the released form, where `has_authors_form`. A
-    parameter that two parts share is counted with the first.
+    `requires_grad` as in training; "authors" is the released form, where `has_authors_form`, on
+    `authors_backbone` if that is another. A parameter that two parts share is counted with the
+    first.
     """
 
     name: str
@@ -50,6 +60,7 @@ class Method:
     backbone: str
     build: BuildMethod
     has_authors_form: bool = True
+    authors_backbone: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +103,31 @@ def outline(backbone: str, parts: Parts) -> Mapping[str, nn.Module]:
 
 def segmenter_parts(segmenter: Segmenter) -> dict[str, nn.Module]:
     """Modules of a segmenter by part."""
+    # what an adapter puts inside the encoder counts as the adapter's
     return {
+        **segmenter.backbone.trained_parts,
         "encoder": segmenter.backbone.encoder,
-        "adapter": segmenter.backbone.adapter,
         "prompt_encoder": segmenter.prompt_encoder,
         "decoder": segmenter.decoder,
     }
 
 
 _CLASS = partial(QueryDecoder, classes=1)
+
+
+def _dvpt(compat: Compat | None, backbone: str) -> Mapping[str, nn.Module]:
+    """The adapter on any backbone; released is a classifier on one backbone only."""
+    if compat is None:
+        return outline(backbone, Parts(DynamicPrompts, decoder=_CLASS))
+    if backbone != CLIP_BACKBONE:
+        raise InputError(
+            f"the released form of dvpt does not come on the backbone {backbone!r}",
+            fix=f"leave --backbone out, it is {CLIP_BACKBONE}",
+        )
+    with torch.device("meta"):
+        return DvptClassifier(ClassifierSizes()).parts()
+
+
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
@@ -117,6 +144,37 @@ METHODS: Mapping[str, Method] = {
                     FirstMaskDecoder,
                 ),
             ),
+        ),
+        Method(
+            "i-medsam",
+            "gated low-rank queries and values, a frequency stream, masks as continuous functions",
+            "I-MedSAM (2024, arXiv 2311.17081)",
+            "sam_vit_b_384",
+            on_backbone(
+                Parts(
+                    partial(Stack, adapters=[partial(LoRA, targets=("q", "v")), Frequency]),
+                    decoder=InrDecoder,
+                ),
+                authors=Parts(
+                    partial(
+                        Stack,
+                        adapters=[
+                            partial(LoRA, targets=("q", "v"), gated=True),
+                            partial(Frequency, compat="authors"),
+                        ],
+                    ),
+                    partial(SamPromptEncoder, trained="all"),
+                    partial(InrDecoder, compat="authors"),
+                ),
+            ),
+        ),
+        Method(
+            "dvpt",
+            "prompts as dynamic queries in shared bottlenecks; released: a classifier on CLIP",
+            "DVPT (2025, arXiv 2307.09787)",
+            "sam_vit_b",
+            _dvpt,
+            authors_backbone=CLIP_BACKBONE,
         ),
         Method(
             "dilated-sam",
@@ -204,7 +262,8 @@ def describe(
         raise InputError(
             f"{name} has no released form of its own", fix="leave --compat out", code="compat"
         )
-    backbone = backbone or method.backbone
+    usual = (compat and method.authors_backbone) or method.backbone
+    backbone = backbone or usual
     count = Count.of(method.build(compat, backbone))
     return Description(name, backbone, compat, count, method.summary, method.source)
 
