@@ -3,8 +3,9 @@
 After `instantiate` there is no config left.
 """
 
+import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segkit.cli.hydra_app import run_hydra
 from segkit.cli.targets import check_targets
+from segkit.data.atomic import atomic_file
 from segkit.lightning import FitResult, SegmentationData, fit, is_first_process, seed_all
 
 
@@ -38,6 +40,7 @@ def train_config(cfg: DictConfig, run_path: str | Path) -> FitResult:
         InputError: The config names something it may not build.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    _keep_plan(plain.pop("plan", None), Path(run_path))
     check_targets(plain)
     seed_all(cfg.seed)
     data = SegmentationData(instantiate(cfg.data.slices, _convert_="all"))
@@ -62,6 +65,15 @@ def train_config(cfg: DictConfig, run_path: str | Path) -> FitResult:
         resume=cfg.ckpt_path,
         allow_changes=cfg.allow_changes,
     )
+
+
+def _keep_plan(plan: Mapping[str, Any] | None, run_path: Path) -> None:
+    """Put what `segkit plan` found beside the results; the settings themselves are the config."""
+    if plan is None or not is_first_process():
+        return
+    run_path.mkdir(parents=True, exist_ok=True)
+    with atomic_file(run_path / "plan.json") as file:
+        file.write((json.dumps(plan, indent=2) + "\n").encode())
 
 
 @contextmanager

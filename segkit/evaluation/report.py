@@ -181,6 +181,8 @@ def _facts(summary: Summary, run: RunRecord) -> dict[str, Any]:
     return {
         "facts": [(name.replace("_", " "), text) for name, text in facts.items()],
         "config": list(run.config.items()),
+        "plan": run.plan,
+        "fingerprint": [(name.replace("_", " "), text) for name, text in run.fingerprint.items()],
         "definitions": [
             (_NAMES.get(name, name), text) for name, text in summary["definitions"].items()
         ],

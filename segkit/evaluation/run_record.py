@@ -36,12 +36,16 @@ _PRIVATE = {
 class RunRecord:
     """Learning `curves` by panel and line, settings by dotted key, and facts of the training.
 
+    `plan` lists the settings of `segkit plan` with value and reason, `fingerprint` what it found.
+
     Nothing in it names a file, a folder or a machine.
     """
 
     curves: Mapping[str, Mapping[str, Line]] = field(default_factory=dict)
     config: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
+    plan: tuple[tuple[str, str, str], ...] = ()
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
@@ -50,10 +54,13 @@ class RunRecord:
         Raises:
             InputError: A file is damaged.
         """
+        planned = _json(folder / "plan.json")
         return cls(
             curves=_curves(folder / "metrics.csv"),
             config=_config(folder / "config.yaml"),
             facts=_facts(folder / "environment.json"),
+            plan=_plan(planned),
+            fingerprint=_fingerprint(planned),
         )
 
 
@@ -99,7 +106,7 @@ def _config(path: Path) -> dict[str, str]:
     }
 
 
-def _facts(path: Path) -> dict[str, str]:
+def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
@@ -108,6 +115,29 @@ def _facts(path: Path) -> dict[str, str]:
         raise InputError(
             "this is not a readable JSON file", path=path, fix="restore it, or remove it"
         ) from error
+    return value if isinstance(value, dict) else {}
+
+
+def _plan(document: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """Key, value and reason of each decision; how files are found says nothing about learning."""
+    return tuple(
+        (str(one["key"]).removeprefix("/"), str(one["value"]), str(one["reason"]))
+        for one in document.get("decisions", ())
+        if not _is_path(one["value"])
+    )
+
+
+def _fingerprint(document: Mapping[str, Any]) -> dict[str, str]:
+    """Numbers of a data set; damaged cases are counted, since names may identify people."""
+    found = dict(document.get("fingerprint", {}))
+    if "damaged" in found:
+        found["damaged"] = len(found["damaged"])
+    flat = {key: str(item) for key, item in _flatten(found).items()}
+    return {key: text for key, text in flat.items() if not _is_path(text)}
+
+
+def _facts(path: Path) -> dict[str, str]:
+    value = _json(path)
     chosen = ("device", "threads", "python", "git_commit", "data", "seed")
     facts = {
         f"training {key}": str(value[key])
