@@ -26,8 +26,9 @@ from segkit.errors import InputError
 class ClipSamples:
     """Clips read frame by frame from `slices`, which holds every slice of every case in order.
 
-    A plain index gives the whole clip; a `Draw` gives a window of it that begins on a frame with an
-    object, its frames changed alike, decided by (seed, epoch, index) and by nothing else.
+    A plain index gives the clip from the first frame with an object on; a `Draw` gives a window of
+    it that begins on a frame with an object, its frames changed alike, decided by (seed, epoch,
+    index) and by nothing else.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class ClipSamples:
 
     def name(self, index: int) -> str:
         """Name of a clip."""
-        return self.sequences[index].name
+        return self.sequences[index % len(self)].name
 
     def starts(self, index: int) -> list[int]:
         """Frames of a clip on which an object can be prompted."""
@@ -50,17 +51,23 @@ class ClipSamples:
             i for i, (case, number) in enumerate(frames) if self.slices.foreground(case, number)
         ]
 
+    def is_usable(self, index: int) -> bool:
+        """Whether an object can be prompted on a frame that another one follows."""
+        starts = self.starts(index)
+        return bool(starts) and starts[0] < len(self.sequences[index]) - 1
+
     def load(self, key: Draw | int) -> Clip:
         """Read one clip.
 
         Raises:
             InputError: The cache is damaged and a case cannot be read again.
         """
-        index = key.index if isinstance(key, Draw) else key
+        # an epoch goes through the clips once per window
+        index = key.index % len(self) if isinstance(key, Draw) else key
         sequence = self.sequences[index]
         if not isinstance(key, Draw):
-            return self._clip(sequence, range(len(sequence)), None)
-        seed = derive_seed(self._seed, key.epoch, index)
+            return self._clip(sequence, range(self.starts(index)[0], len(sequence)), None)
+        seed = derive_seed(self._seed, key.epoch, key.index)
         rng = np.random.default_rng(seed)
         window = draw_window(len(sequence), self.starts(index), self.spec, rng)
         return self._clip(sequence, window, seed)
@@ -137,7 +144,8 @@ class ClipDataModule(SliceDataModule):
         self, epoch: int, *, start: int = 0, rank: int = 0, ranks: int = 1
     ) -> GuardedLoader[ClipBatch]:
         clips, first = self.train_clips, start * self.loader.batch_size
-        sampler = EpochSampler(len(clips), self.loader.seed, epoch, first, rank=rank, ranks=ranks)
+        count = len(clips) * self.clips.windows
+        sampler = EpochSampler(count, self.loader.seed, epoch, first, rank=rank, ranks=ranks)
         return self._loader(clips, sampler, self.loader)
 
     @override
@@ -156,7 +164,7 @@ class ClipDataModule(SliceDataModule):
         counts = np.bincount(samples.table[:, 0], minlength=len(samples.cases)).tolist()
         found = find_sequences(samples.cases, counts, self.clips)
         clips = ClipSamples(samples, found, self.clips, seed=self.loader.seed)
-        kept = [one for index, one in enumerate(found) if clips.starts(index)]
+        kept = [one for index, one in enumerate(found) if clips.is_usable(index)]
         if not kept:
             raise InputError(
                 f"no clip of the {side} side shows an object",

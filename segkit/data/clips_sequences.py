@@ -25,21 +25,23 @@ class ClipSpec:
     may be asked for at once. A case with several slices (a volume, or a video stored as one) is
     one clip of its slices. Clips shorter than 2 frames are left out.
 
-    `frames` is the length of a training window, `max_step` how many frames apart two of its frames
-    may be, `reverse` whether it may run backwards. Clips shorter than a window go there and back.
+    An epoch draws `windows` of each clip. `frames` is the length of a training window, `max_step`
+    how many frames apart two of its frames may be, `reverse` whether it may run backwards. Clips
+    shorter than a window go there and back.
     """
 
     frames: int = 8
+    windows: int = 1
     max_step: int = 1
     reverse: bool = False
     period: int | None = None
     along: Sequence[Along] = ("time",)
 
     def __post_init__(self) -> None:
-        if self.frames < 2 or self.max_step < 1:
+        if self.frames < 2 or min(self.max_step, self.windows) < 1:
             raise InputError(
-                f"a window needs frames >= 2 and max_step >= 1, got {self.frames} and "
-                f"{self.max_step}"
+                "clips need frames >= 2, max_step >= 1 and windows >= 1, got "
+                f"{self.frames}, {self.max_step} and {self.windows}"
             )
         if self.period is not None and self.period < 2:
             raise InputError(f"period must be >= 2 frames, got {self.period}")

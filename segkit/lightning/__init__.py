@@ -1,4 +1,4 @@
-"""Training with Lightning: one base module, two that override how a batch is predicted."""
+"""Training with Lightning: one base module, others that override how a batch is predicted."""
 
 import segkit.torchvision_compat  # noqa: F401
 from segkit.lightning.automatic import AutomaticModule
@@ -13,6 +13,7 @@ from segkit.lightning.optimizer import OptimizerPlan
 from segkit.lightning.run_folder import RunFolder
 from segkit.lightning.seeding import is_first_process, seed_all
 from segkit.lightning.training import FitResult, fit
+from segkit.lightning.video import Following, VideoModule
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -21,6 +22,7 @@ __all__ = [
     "DivergedError",
     "FiniteGuard",
     "FitResult",
+    "Following",
     "Interaction",
     "InteractiveModule",
     "InterruptedRunError",
@@ -29,6 +31,7 @@ __all__ = [
     "RunKeeper",
     "SegmentationData",
     "SegmentationModule",
+    "VideoModule",
     "WeightAverage",
     "fit",
     "is_first_process",

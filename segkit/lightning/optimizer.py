@@ -21,9 +21,9 @@ class OptimizerPlan:
 
     `lr` holds for every part that `lr_by_part` does not name. `algorithm` is called with the
     parameter groups. The rate rises linearly over the share `warmup` of the training, then falls to
-    `floor` times its peak by a half cosine, or stays ("constant"). `follow` says what counts as
-    progress: "steps" (exact resume) or "time" for runs limited by `max_time`, whose number of
-    steps nobody knows.
+    `floor` times its peak by a half cosine, stays ("constant"), or is halved half-way ("halved").
+    `follow` says what counts as progress: "steps" (exact resume) or "time" for runs limited by
+    `max_time`, whose number of steps nobody knows.
 
     Example:
         >>> OptimizerPlan(lr=1e-3, warmup=0.1).factor(0.05)
@@ -35,7 +35,7 @@ class OptimizerPlan:
     weight_decay: float = 0.01
     algorithm: Callable[..., Optimizer] = torch.optim.AdamW
     warmup: float = 0.05
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "halved"] = "cosine"
     floor: float = 0.01
     follow: Literal["steps", "time"] = "steps"
 
@@ -47,8 +47,10 @@ class OptimizerPlan:
                 raise ValueError(f"learning rate {name!r} must be >= 0 and finite, got {rate}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the training in [0, 1), got {self.warmup}")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"schedule must be 'cosine' or 'constant', got {self.schedule!r}")
+        if self.schedule not in ("cosine", "constant", "halved"):
+            raise ValueError(
+                f"schedule must be 'cosine', 'constant' or 'halved', got {self.schedule!r}"
+            )
         if self.follow not in ("steps", "time"):
             raise ValueError(f"follow must be 'steps' or 'time', got {self.follow!r}")
 
@@ -58,6 +60,8 @@ class OptimizerPlan:
             return max(progress / self.warmup, 1e-3)
         if self.schedule == "constant":
             return 1.0
+        if self.schedule == "halved":
+            return 1.0 if progress < 0.5 else 0.5
         done = min((progress - self.warmup) / (1 - self.warmup), 1.0)
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
 

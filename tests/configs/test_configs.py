@@ -61,7 +61,9 @@ def build(cfg: DictConfig) -> SegmentationModule:
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_builds(name: str) -> None:
     more = ["adapter.ratio=4"] if name in ("vessels", "sam_adapter_polyp") else []
-    cfg = compose(f"experiment={name}", "backbone=sam_tiny", *more)
+    more += ["adapter.blocks=2"] if name == "dd_sam2" else []
+    backbone = "sam2_test" if name in ("cine_video", "dd_sam2") else "sam_tiny"
+    cfg = compose(f"experiment={name}", f"backbone={backbone}", *more)
     module = build(cfg)
     assert cfg.name == name
     assert cfg.automatic == module.segmenter.is_automatic
@@ -84,13 +86,14 @@ def test_every_experiment_shows_the_command_that_runs_it(name: str) -> None:
     ],
 )
 def test_every_option_of_every_group_builds(group: str, name: str) -> None:
-    overrides = ["backbone=sam_tiny", f"{group}={name}"]
+    has_memory = (group, name) == ("prompt", "clips")
+    overrides = ["backbone=sam2_test" if has_memory else "backbone=sam_tiny", f"{group}={name}"]
     if (group, name) == ("adapter", "highfreq"):
         overrides.append("adapter.ratio=4")
     build(compose(*overrides))
 
 
-@pytest.mark.parametrize("name", ["sam_vit_b", "sam_vit_l", "sam_vit_h", "nano"])
+@pytest.mark.parametrize("name", ["sam_vit_b", "sam_vit_h", "nano", "nano2", "sam2_tiny"])
 def test_every_backbone_composes_and_may_be_built(name: str) -> None:
     plain: Any = OmegaConf.to_container(compose(f"backbone={name}"), resolve=True)
     check_targets(plain)
