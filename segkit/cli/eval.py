@@ -18,7 +18,8 @@ from segkit.cli.targets import check_targets
 from segkit.data.datamodule import SampleSpec, SourceSpec
 from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
-from segkit.evaluation import Evaluation, EvaluationSettings, OracleProtocol, evaluate
+from segkit.evaluation import Evaluation, EvaluationSettings, OracleProtocol, Others, evaluate
+from segkit.evaluation.others import named
 from segkit.evaluation.samples import Progress
 
 Spec = TypeVar("Spec")
@@ -48,7 +49,11 @@ def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evalua
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_targets(plain)
-    trained = _training_config(Path(cfg.run))
+    if plain["run"] is None and plain["predictions"] is None:
+        raise InputError(
+            "there is nothing to evaluate", fix="add run=RUN, predictions=FOLDER, or both"
+        )
+    trained = {} if cfg.run is None else _training_config(Path(cfg.run))
     slices = trained.get("data", {}).get("slices", {})
     source = _changed(_built(slices, "source", SourceSpec), plain["data"])
     protocol = _protocol(plain["prompt"], trained)
@@ -63,6 +68,7 @@ def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evalua
         device=cfg.device,
         splits=_built(slices, "split", SplitSpec),
         samples=_changed(_built(slices, "samples", SampleSpec), plain["data"]),
+        others=Others(named(plain["against"]), named(plain["predictions"])),
         progress=progress,
     )
 

@@ -2,6 +2,7 @@
 
 import segkit.torchvision_compat  # noqa: F401  (before anything that imports torchvision)
 from segkit.evaluation.oracle import OracleProtocol
+from segkit.evaluation.others import Others
 from segkit.evaluation.runner import Evaluation, evaluate
 from segkit.evaluation.settings import EvaluationSettings, RobustnessPlan, Scoring
 from segkit.evaluation.statistics import Resampling
@@ -10,6 +11,7 @@ __all__ = [
     "Evaluation",
     "EvaluationSettings",
     "OracleProtocol",
+    "Others",
     "Resampling",
     "RobustnessPlan",
     "Scoring",

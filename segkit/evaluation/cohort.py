@@ -47,13 +47,13 @@ def spread(cases: Sequence[Case], limit: int | None) -> tuple[Case, ...]:
     return tuple(cases[number * len(cases) // limit] for number in range(limit))
 
 
-def common_labels(predictor: Predictor, dataset: Dataset) -> Mapping[int, str]:
+def common_labels(predictor: Predictor | None, dataset: Dataset) -> Mapping[int, str]:
     """Classes to evaluate; those of the data set where the model names none, and vice versa.
 
     Raises:
         InputError: Model and data set name their classes differently.
     """
-    known = predictor.labels
+    known = {} if predictor is None else predictor.labels
     if known and dict(dataset.labels) == UNNAMED and set(known) == set(UNNAMED):
         return dict(known)
     if known and dict(known) != dict(dataset.labels):

@@ -57,6 +57,8 @@ def model_rows(
     labels = (predictor.labels or labels) if info is not None else labels
     if not labels:
         raise InputError("no classes to evaluate", fix="name them with labels={1: 'name'}")
+    if info is not None and BUILDERS[info.recipe.backbone.name].weights == "none":
+        return [_automatic_row(predictor)]  # trained as a whole: there is nothing frozen
     if info is None:
         return [_oracle_row(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)]
     frozen = _oracle_row(
@@ -69,14 +71,7 @@ def model_rows(
         "a frozen backbone has no automatic mode; it is given the oracle prompt, which the "
         "adapted row does without"
     )
-    adapted = Row(
-        ADAPTED,
-        "Adapted",
-        lambda sample: predictor.segment(sample.source),
-        AUTOMATIC_PROMPT,
-        is_oracle=False,
-    )
-    return [replace(frozen, note=note), adapted]
+    return [replace(frozen, note=note), _automatic_row(predictor)]
 
 
 def baseline_rows(
@@ -115,6 +110,16 @@ def baseline_rows(
             )
         )
     return rows
+
+
+def _automatic_row(predictor: Predictor) -> Row:
+    return Row(
+        ADAPTED,
+        "Adapted",
+        lambda sample: predictor.segment(sample.source),
+        AUTOMATIC_PROMPT,
+        is_oracle=False,
+    )
 
 
 def _oracle_row(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segkit.data.cases import Case
 from segkit.data.datamodule import SampleSpec
 from segkit.data.datasets import Dataset, find_cases
@@ -14,6 +16,7 @@ from segkit.data.splits import SplitSpec
 from segkit.evaluation.cohort import common_labels, labelled_cases, spread
 from segkit.evaluation.examples import Example, choose_cases, make_example
 from segkit.evaluation.measuring import measure, peak_memory_mb
+from segkit.evaluation.others import Others
 from segkit.evaluation.report import write_report
 from segkit.evaluation.results import write_tables
 from segkit.evaluation.robustness import robustness
@@ -38,7 +41,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | None,
     data: str | Path | Dataset,
     *,
     split: str = "test",
@@ -48,9 +51,13 @@ def evaluate(
     device: str = "auto",
     splits: SplitSpec | None = None,
     samples: SampleSpec | None = None,
+    others: Others | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run folder, an adapter file or a bare model; every case on its own grid.
+
+    `others` adds rows: further models, and folders of predictions made elsewhere. These may also
+    be evaluated without a `model`.
 
     Results go to `out`, for a run folder by default to `eval/<split>` in it: `summary.json`,
     `cases.csv` (the model), `comparison.csv` (all rows), `report.html` and `figures/`. Nothing is
@@ -66,20 +73,28 @@ def evaluate(
     settings = settings or EvaluationSettings()
     dataset = data if isinstance(data, Dataset) else find_cases(data)
     cases = labelled_cases(dataset, split, splits, settings.limit)
-    predictor = Predictor.from_pretrained(model, checkpoint=checkpoint, device=device)
+    others = others or Others()
+    predictor = None
+    if model is not None:
+        predictor = Predictor.from_pretrained(model, checkpoint=checkpoint, device=device)
     reader = SampleReader(
         common_labels(predictor, dataset),
         dataset.channels,
         samples or SampleSpec(),
         is_hashed=settings.case_names == "hash",
     )
-    rows = _rows(predictor, settings, reader, dataset, checkpoint)
-    head = {"format": FORMAT, "model": model_name(predictor, str(model)), "split": split}
+    rows: list[Row] = []
+    if predictor is not None:
+        rows = model_rows(predictor, settings, checkpoint=checkpoint, labels=reader.labels)
+    rows += others.rows(cases, reader, device)
+    rows += _trivial_rows(predictor, settings, reader, dataset)
+    name = rows[0].title if predictor is None else model_name(predictor, str(model))
+    head = {"format": FORMAT, "model": name, "split": split}
     study = _Study(predictor, rows, reader, cases, settings)
     summary, table = study.run(progress)
     folder = _folder(model, out, split)
     if folder is not None:
-        run = RunRecord.read(Path(model)) if Path(model).is_dir() else None
+        run = RunRecord.read(Path(model)) if model is not None and Path(model).is_dir() else None
         write_tables(folder, head | summary, table)
         write_report(folder, head | summary, table, study.examples(table), run=run)
     return Evaluation(head | summary, table, folder)
@@ -89,7 +104,7 @@ def evaluate(
 class _Study:
     """Rows and cases of one evaluation."""
 
-    predictor: Predictor
+    predictor: Predictor | None
     rows: Sequence[Row]
     reader: SampleReader
     cases: Sequence[Case]
@@ -108,51 +123,54 @@ class _Study:
             "timing": {
                 "seconds_per_case": measured.clock.to_dict(),
                 "total_seconds": round(time.perf_counter() - start, 3),
-                "peak_memory_mb": peak_memory_mb(self.predictor.device),
+                "peak_memory_mb": peak_memory_mb(self._device),
             },
-            "facts": facts(self.predictor),
+            "facts": {} if self.predictor is None else facts(self.predictor),
         }
         return summary, measured.table
 
     def examples(self, table: ScoreTable) -> list[Example]:
         """Predict the best, the median and the worst case once more, to draw them."""
-        rows = [row for row in self.rows if row.name in (ZERO_SHOT, ADAPTED)]
+        rows = [row for row in self.rows if row.name in (ZERO_SHOT, ADAPTED)] or self.rows[:1]
         by_name = {self.reader.name(case): case for case in self.cases}
         return [
             make_example(place, self.reader.read(by_name[name]), rows, table)
             for place, name in choose_cases(table, rows[-1].name).items()
         ]
 
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.predictor is None else self.predictor.device
+
     def _robustness(self) -> dict[str, Any]:
-        plan = self.settings.robustness
-        if plan.cases == 0 or self.predictor.segmenter.is_automatic:
+        plan, predictor = self.settings.robustness, self.predictor
+        if plan.cases == 0 or predictor is None or predictor.segmenter.is_automatic:
             return {}
         chosen = spread(self.cases, plan.cases)
         return robustness(self.rows, self.reader.all(chosen), plan)
 
 
-def _rows(
-    predictor: Predictor,
+def _trivial_rows(
+    predictor: Predictor | None,
     settings: EvaluationSettings,
     reader: SampleReader,
     dataset: Dataset,
-    checkpoint: str | Path | None,
 ) -> list[Row]:
-    """The model beside its frozen backbone, then the trivial answers."""
-    found = model_rows(predictor, settings, checkpoint=checkpoint, labels=reader.labels)
     # without a description only the direction of the slices matters, which is the usual one
-    spec = InputSpec() if predictor.info is None else predictor.info.input
+    info = None if predictor is None else predictor.info
     training = [case for case in dataset.cases.get("train", ()) if case.label is not None]
-    return found + baseline_rows(
+    return baseline_rows(
         settings,
         reader.labels,
-        spec,
+        InputSpec() if info is None or info.input.is_volumetric else info.input,
         reader.all(spread(training, _PRIOR_CASES)) if training else None,
-        is_automatic=predictor.segmenter.is_automatic,
+        is_automatic=predictor is None or predictor.segmenter.is_automatic,
     )
 
 
-def _folder(model: str | Path, out: str | Path | None, split: str) -> Path | None:
+def _folder(model: str | Path | None, out: str | Path | None, split: str) -> Path | None:
     if out is not None:
         return Path(out)
-    return Path(model) / "eval" / split if Path(model).is_dir() else None
+    if model is None or not Path(model).is_dir():
+        return None
+    return Path(model) / "eval" / split
