@@ -1,15 +1,15 @@
 """Depthwise-dilated adapter after each block (DD-SAM2)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from segkit.adapters.base import Adapter, Compat, require_compat
-from segkit.kernels.dilated import depthwise_gelu
-from segkit.typing import BackboneSpec, Maps, Tokens
+from segkit.kernels.dilated import Branch, depthwise_gelu, dilated_bottleneck
+from segkit.typing import BackboneSpec, Tokens
 
 Topology = Literal["parallel", "serial"]
 
@@ -50,7 +50,7 @@ class DepthwiseDilated(Adapter):
 
     @override
     def after(self, index: int, tokens: Tokens, state: object) -> Tokens:
-        return tokens + self.layers[index](tokens) if index < self.blocks else tokens
+        return self.layers[index](tokens) if index < self.blocks else tokens
 
 
 class DilatedBottleneck(nn.Module):
@@ -84,21 +84,20 @@ class DilatedBottleneck(nn.Module):
 
     @override
     def forward(self, tokens: Tokens) -> Tokens:
-        x = F.gelu(self.down(tokens.permute(0, 3, 1, 2)))
-        x = self._parallel(x) if self.topology == "parallel" else self._serial(x)
-        return F.gelu(self.up(x)).permute(0, 2, 3, 1)
-
-    def _parallel(self, x: Maps) -> Maps:
-        return sum(_branch(conv, x) for conv in self.branches)  # type: ignore[return-value]
-
-    def _serial(self, x: Maps) -> Maps:
-        for conv in self.branches:
-            x = x + _branch(conv, x)
-        return x
-
-
-def _branch(conv: nn.Module, x: Maps) -> Maps:
-    return depthwise_gelu(x, conv.weight, conv.bias, conv.dilation[0])  # type: ignore[arg-type, index]
+        """Edited tokens."""
+        down, up = (
+            (layer.weight.flatten(1), cast(Tensor, layer.bias)) for layer in (self.down, self.up)
+        )
+        branches = [
+            Branch(conv.weight, conv.bias, conv.dilation[0])  # type: ignore[arg-type, index]
+            for conv in self.branches
+        ]
+        if self.topology == "parallel":
+            return dilated_bottleneck(tokens, down, branches, up)
+        x = F.gelu(F.linear(tokens, *down)).permute(0, 3, 1, 2)
+        for branch in branches:
+            x = x + depthwise_gelu(x, branch.weight, branch.bias, branch.rate)
+        return tokens + F.gelu(F.linear(x.permute(0, 2, 3, 1), *up))
 
 
 def _count(blocks: int | None, available: int) -> int:

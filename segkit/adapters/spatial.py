@@ -2,11 +2,11 @@
 
 from typing import Literal, cast, get_args
 
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from segkit.adapters.base import Adapter, Compat, require_compat
+from segkit.kernels.spatial3d import spatial_bottleneck
 from segkit.typing import BackboneSpec, Grid, Image, Tokens
 
 Site = Literal["before", "after"]
@@ -61,11 +61,11 @@ class Spatial(Adapter):
         return self._edit(index, tokens, state) if self.site == "after" else tokens
 
     def _edit(self, index: int, tokens: Tokens, state: object) -> Tokens:
-        return tokens + self.layers[index](tokens, cast(int, state))
+        return self.layers[index](tokens, cast(int, state))
 
 
 class SpatialBottleneck(nn.Module):
-    """Linear, ReLU, depthwise 3x3x3 convolution, ReLU, linear; returns what is to be added.
+    """Linear, ReLU, depthwise 3x3x3 convolution, ReLU, linear, added to the tokens.
 
     Kernels lie in array order (depth, rows, columns).
     """
@@ -83,7 +83,11 @@ class SpatialBottleneck(nn.Module):
     @override
     def forward(self, tokens: Tokens, depth: int) -> Tokens:
         """Edit the tokens of volumes of `depth` slices each."""
-        x = F.relu(self.down(tokens)).unflatten(0, (-1, depth))
-        x = F.relu(self.conv(x.permute(0, 4, 1, 2, 3)))  # [volumes c d h w]
-        x = self.up(x.permute(0, 2, 3, 4, 1).flatten(0, 1))
-        return F.relu(x) if self.compat == "authors" else x
+        volumes = spatial_bottleneck(
+            tokens.unflatten(0, (-1, depth)),
+            (self.down.weight, self.down.bias),
+            (self.conv.weight, cast(Tensor, self.conv.bias)),
+            (self.up.weight, self.up.bias),
+            ends_with_relu=self.compat == "authors",
+        )
+        return volumes.flatten(0, 1)

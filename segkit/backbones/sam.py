@@ -1,6 +1,5 @@
 """SAM's image encoder (ViT) as a backbone: upstream's blocks, segkit's loop."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, Self, get_args
@@ -22,6 +21,7 @@ from typing_extensions import override
 
 from segkit.backbones.base import Backbone
 from segkit.backbones.sam_modules import TINY, SamModules, SamSizes
+from segkit.kernels.attention import grid_attention
 from segkit.typing import BackboneSpec, BlockSpec, Features, Grid, Image, Tokens
 
 AttentionPath = Literal["sdpa", "eager"]
@@ -164,46 +164,10 @@ def _attend(attn: Attention, x: Tokens) -> Tokens:
     if attn.use_rel_pos:
         rows = get_rel_pos(h, h, attn.rel_pos_h).to(q)
         cols = get_rel_pos(w, w, attn.rel_pos_w).to(q)
-        x = _biased_attention(q, k, v, rows, cols)
+        x = grid_attention(q, k, v, (rows, cols))
     else:
         x = F.scaled_dot_product_attention(q, k, v)
     return attn.proj(x.transpose(1, 2).reshape(n, h, w, dim))
-
-
-def _biased_attention(
-    q: Float[Tensor, "n heads tokens c"],
-    k: Float[Tensor, "n heads tokens c"],
-    v: Float[Tensor, "n heads tokens c"],
-    rows: Float[Tensor, "h h c"],
-    cols: Float[Tensor, "w w c"],
-) -> Float[Tensor, "n heads tokens c"]:
-    """Attention with decomposed relative positions, as plain attention over wider vectors.
-
-    The bias of query (y, x) and key (y', x') is q.rows[y, y'] + q.cols[x, x']. Appending those
-    h + w products to the query, and the one-hot codes of y' and x' to the key, adds exactly that
-    to their scalar product, so no tokens x tokens bias is ever held, not even for the backward
-    pass.
-    """
-    h, w, channels = len(rows), len(cols), q.shape[-1]
-    grid = q.unflatten(2, (h, w))
-    bias_rows = torch.einsum("nahwc,hkc->nahwk", grid, rows).flatten(2, 3)
-    bias_cols = torch.einsum("nahwc,wkc->nahwk", grid, cols).flatten(2, 3)
-    one_hot = torch.cat([_eye(h, k).repeat_interleave(w, 0), _eye(w, k).repeat(h, 1)], dim=-1)
-    # fused kernels want one width for queries, keys and values, and a multiple of 8
-    spare = -(channels + h + w) % 8
-    wide_q = torch.cat([q / math.sqrt(channels), bias_rows, bias_cols], dim=-1)
-    wide_k = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], dim=-1)
-    out = F.scaled_dot_product_attention(
-        F.pad(wide_q, (0, spare)),
-        F.pad(wide_k, (0, spare)),
-        F.pad(v, (0, h + w + spare)),
-        scale=1.0,
-    )
-    return out[..., :channels]
-
-
-def _eye(size: int, like: Tensor) -> Float[Tensor, "size size"]:
-    return torch.eye(size, dtype=like.dtype, device=like.device)
 
 
 def _resized(

@@ -1,10 +1,30 @@
-"""Depthwise dilated convolution with GELU."""
+"""The depthwise-dilated bottleneck of DD-SAM2: reference and dispatch."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
-from segkit.typing import Maps
+from segkit.kernels.dispatch import Impl, relative_error, sample, use_triton
+
+if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
+    from jaxtyping import Float
+
+    from segkit.typing import Maps, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Depthwise 3x3 convolution, dilated by `rate` and zero-padded to equal size."""
+
+    weight: Float[Tensor, "c 1 3 3"]
+    bias: Float[Tensor, " c"]
+    rate: int
 
 
 def depthwise_gelu(
@@ -12,3 +32,53 @@ def depthwise_gelu(
 ) -> Maps:
     """GELU of a depthwise 3x3 convolution, zero-padded to equal size."""
     return F.gelu(F.conv2d(x, weight, bias, padding=rate, dilation=rate, groups=x.shape[1]))
+
+
+def reference(
+    tokens: Tokens,
+    down: tuple[Float[Tensor, "hidden dim"], Float[Tensor, " hidden"]],
+    branches: Sequence[Branch],
+    up: tuple[Float[Tensor, "dim hidden"], Float[Tensor, " dim"]],
+) -> Tokens:
+    """Definition: tokens + gelu(up(sum over branches of gelu(conv(gelu(down(tokens))))))."""
+    x = F.gelu(F.linear(tokens, *down)).permute(0, 3, 1, 2)
+    first, *others = (depthwise_gelu(x, b.weight, b.bias, b.rate) for b in branches)
+    mixed = sum(others, first)
+    return tokens + F.gelu(F.linear(mixed.permute(0, 2, 3, 1), *up))
+
+
+def dilated_bottleneck(
+    tokens: Tokens,
+    down: tuple[Float[Tensor, "hidden dim"], Float[Tensor, " hidden"]],
+    branches: Sequence[Branch],
+    up: tuple[Float[Tensor, "dim hidden"], Float[Tensor, " dim"]],
+    *,
+    impl: Impl = "auto",
+) -> Tokens:
+    """Compute `reference`, fused where possible.
+
+    The fused form keeps the input and one half-width map for the backward pass and computes the
+    rest again.
+
+    Raises:
+        ValueError: `impl="triton"` where it cannot run, with the reason.
+    """
+    used = (tokens, *down, *(part for b in branches for part in (b.weight, b.bias)), *up)
+    if not use_triton(impl, *used, check=self_check):
+        return reference(tokens, down, branches, up)
+    from segkit.kernels.triton.bottleneck import bottleneck
+
+    weight = torch.stack([b.weight.flatten(1).T for b in branches])
+    bias = torch.stack([b.bias for b in branches])
+    rates = torch.tensor([b.rate for b in branches], dtype=torch.int32, device=tokens.device)
+    volumes = tokens[:, None]  # pictures are volumes of one slice
+    return bottleneck(volumes, *down, weight, bias, rates, *up, "gelu", "gelu")[0][:, 0]
+
+
+def self_check(device: torch.device, dtype: torch.dtype) -> float:
+    """Relative error of the fused form on a small input."""
+    shapes = ((1, 5, 6, 8), (4, 8), (4,), (4, 1, 3, 3), (4,), (4, 1, 3, 3), (4,), (8, 4), (8,))
+    inputs = sample(shapes, device, dtype)
+    x, wd, bd, w1, b1, w3, b3, wu, bu = inputs
+    args = (x, (wd, bd), (Branch(w1, b1, 1), Branch(w3, b3, 3)), (wu, bu))
+    return relative_error(dilated_bottleneck(*args, impl="triton"), reference(*args), inputs)

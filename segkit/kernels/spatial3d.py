@@ -1,0 +1,62 @@
+"""The 3D spatial bottleneck of 3DSAM-adapter: reference and dispatch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from segkit.kernels.dispatch import Impl, relative_error, sample, use_triton
+
+if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
+    from jaxtyping import Float
+
+
+def reference(
+    volumes: Float[Tensor, "n depth rows cols dim"],
+    down: tuple[Float[Tensor, "hidden dim"], Float[Tensor, " hidden"]],
+    conv: tuple[Float[Tensor, "hidden 1 3 3 3"], Float[Tensor, " hidden"]],
+    up: tuple[Float[Tensor, "dim hidden"], Float[Tensor, " dim"]],
+    *,
+    ends_with_relu: bool = False,
+) -> Float[Tensor, "n depth rows cols dim"]:
+    """Definition: volumes + [relu](up(relu(conv(relu(down(volumes))))))."""
+    x = F.relu(F.linear(volumes, *down)).permute(0, 4, 1, 2, 3)
+    x = F.relu(F.conv3d(x, *conv, padding=1, groups=x.shape[1])).permute(0, 2, 3, 4, 1)
+    x = F.linear(x, *up)
+    return volumes + (F.relu(x) if ends_with_relu else x)
+
+
+def spatial_bottleneck(
+    volumes: Float[Tensor, "n depth rows cols dim"],
+    down: tuple[Float[Tensor, "hidden dim"], Float[Tensor, " hidden"]],
+    conv: tuple[Float[Tensor, "hidden 1 3 3 3"], Float[Tensor, " hidden"]],
+    up: tuple[Float[Tensor, "dim hidden"], Float[Tensor, " dim"]],
+    *,
+    ends_with_relu: bool = False,
+    impl: Impl = "auto",
+) -> Float[Tensor, "n depth rows cols dim"]:
+    """Compute `reference`, fused where possible.
+
+    Raises:
+        ValueError: `impl="triton"` where it cannot run, with the reason.
+    """
+    if not use_triton(impl, volumes, *down, *conv, *up, check=self_check):
+        return reference(volumes, down, conv, up, ends_with_relu=ends_with_relu)
+    from segkit.kernels.triton.bottleneck import bottleneck
+
+    weight = conv[0].flatten(1).T[None]
+    rates = torch.ones(1, dtype=torch.int32, device=volumes.device)
+    outer = "relu" if ends_with_relu else "none"
+    return bottleneck(volumes, *down, weight, conv[1][None], rates, *up, "relu", outer)[0]
+
+
+def self_check(device: torch.device, dtype: torch.dtype) -> float:
+    """Relative error of the fused form on a small input."""
+    shapes = ((1, 3, 4, 5, 8), (4, 8), (4,), (4, 1, 3, 3, 3), (4,), (8, 4), (8,))
+    inputs = sample(shapes, device, dtype)
+    x, wd, bd, wc, bc, wu, bu = inputs
+    args = (x, (wd, bd), (wc, bc), (wu, bu))
+    return relative_error(spatial_bottleneck(*args, impl="triton"), reference(*args), inputs)
