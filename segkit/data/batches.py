@@ -57,6 +57,11 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.case_id)
 
+    @property
+    def grid(self) -> None:
+        """Nothing: every image stands alone."""
+        return None
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "ImageBatch":
         """Copy to a device."""
         return ImageBatch(

@@ -171,15 +171,7 @@ class SliceDataModule:
     def train_samples(self) -> SliceSamples:
         """Training slices that the rule for empty slices leaves."""
         cases, stacks = self._opened("train")
-        pairs = zip(cases, stacks, strict=True)
-        bare = [case.id for case, stack in pairs if case.label and not stack.foreground.any()]
-        if bare:
-            warnings.warn(
-                f"{len(bare)} of {len(cases)} training cases have no labelled voxel "
-                f"({shorten(bare)}); check that their labels are complete",
-                DataWarning,
-                stacklevel=3,
-            )
+        warn_of_bare(cases, stacks)
         counts = [stack.foreground for stack in stacks]
         table = slice_table(counts, self.samples.empty, seed=self.loader.seed)
         if not len(table):
@@ -261,6 +253,19 @@ class SliceDataModule:
                 readable.append(case)
         self._cache.remember()
         return readable
+
+
+def warn_of_bare(cases: Sequence[Case], stacks: Sequence[Stack]) -> None:
+    """Warn of labels without a labelled voxel."""
+    pairs = zip(cases, stacks, strict=True)
+    bare = [case.id for case, stack in pairs if case.label and not stack.foreground.any()]
+    if bare:
+        warnings.warn(
+            f"{len(bare)} of {len(cases)} training cases have no labelled voxel "
+            f"({shorten(bare)}); check that their labels are complete",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 class _Opener:

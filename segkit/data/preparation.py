@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Shaped
 
+from segkit.data.block_view import BlockView
 from segkit.data.cases import Case
 from segkit.data.label_options import LabelOptions
 from segkit.data.labels import read_labels
@@ -69,6 +70,8 @@ def prepare(case: Case, recipe: Recipe) -> tuple[StackFacts, Iterator[StackSlice
     source = _read_image(case, recipe)
     labels = _read_label(case, source, recipe)
     spec = recipe.stored_input
+    if spec.is_volumetric:
+        return _prepare_blocks(source, labels, spec)
     view = SliceView(source, spec)
     facts = StackFacts(
         size=spec.size,
@@ -88,6 +91,45 @@ def _slices(
     for index in range(view.shape[0]):
         image = view.image(index)[: facts.channels, :height, :width]
         label = view.label(labels, index)[:height, :width]
+        yield StackSlice(quantise(image, facts.image_dtype), label.astype(facts.label_dtype))
+
+
+def _prepare_blocks(
+    source: Volume | Picture, labels: Shaped[np.ndarray, "..."], spec: InputSpec
+) -> tuple[StackFacts, Iterator[StackSlice]]:
+    """Bring a volume to the orientation and spacing of a volumetric model, slice by slice."""
+    if not isinstance(source, Volume):
+        raise InputError(
+            "is a picture, but the model sees blocks of volumes",
+            path=source.path,
+            fix="leave the patch out of the input",
+        )
+    view = BlockView(source, spec)
+    height, width = view.shape[1:]
+    facts = StackFacts(
+        size=max(height, width),
+        content=(height, width),
+        channels=1 if spec.channels == "repeat" else 3,
+        spacing_mm=view.spacing_mm,
+        image_dtype="uint8" if source.array.dtype == np.uint8 else "uint16",
+        label_dtype="uint8" if labels.max(initial=0) < 256 else "uint16",
+    )
+    return facts, _block_slices(view, labels, facts)
+
+
+def _block_slices(
+    view: BlockView, labels: Shaped[np.ndarray, "..."], facts: StackFacts
+) -> Iterator[StackSlice]:
+    depth, height, width = view.shape
+    # nearest voxel of the file to each model voxel
+    near = [
+        ((np.arange(count) + 0.5) / scale).astype(int)
+        for count, scale in zip(view.shape, view.scale, strict=True)
+    ]
+    oriented = view.stack(labels)
+    for k in range(depth):
+        image = view.block((k, 0, 0), (k + 1, height, width), (1, height, width))[:, 0].numpy()
+        label = oriented[near[0][k]][np.ix_(near[1], near[2])]
         yield StackSlice(quantise(image, facts.image_dtype), label.astype(facts.label_dtype))
 
 

@@ -188,7 +188,7 @@ class Augmentation:
         self._pad_colour = torch.tensor(PAD_COLOUR)[:, None, None]
         # one stream for all: seeding it once is far cheaper than seeding each transform
         self._random = np.random.RandomState(0)
-        for transform in (*_randomizables(self._intensity), *_randomizables(self._geometry)):
+        for transform in (*randomizables(self._intensity), *randomizables(self._geometry)):
             transform.R = self._random
 
     def __call__(
@@ -196,7 +196,7 @@ class Augmentation:
     ) -> tuple[Float[Tensor, "3 size size"], Int[Tensor, "size size"]]:
         """Change an image in [0, 1] of one or three channels, and its mask."""
         self._random.seed(seed)
-        with _plain_tensors():
+        with plain_tensors():
             changed = self._intensity({_IMAGE: image})[_IMAGE].clamp(0, 1)
             square, target = pad_to_model(changed, mask, self.size)
             # around 0 the padding is 0, which is what the transforms fill in from outside
@@ -261,7 +261,7 @@ def _geometry(spec: AugmentSpec, size: int) -> list[Any]:
     return steps
 
 
-def _randomizables(node: object) -> Iterator[Randomizable]:
+def randomizables(node: object) -> Iterator[Randomizable]:
     """A transform and all random transforms inside it."""
     if isinstance(node, Randomizable):
         yield node
@@ -269,11 +269,11 @@ def _randomizables(node: object) -> Iterator[Randomizable]:
     for value in inner:
         for part in value if isinstance(value, list | tuple) else [value]:
             if isinstance(part, Randomizable):
-                yield from _randomizables(part)
+                yield from randomizables(part)
 
 
 @contextmanager
-def _plain_tensors() -> Iterator[None]:
+def plain_tensors() -> Iterator[None]:
     """Without MONAI's bookkeeping of metadata, which would double the time per sample."""
     before = get_track_meta()
     set_track_meta(False)

@@ -48,17 +48,16 @@ class AutomaticModule(SegmentationModule):
 
     @override
     def predict_batch(self, batch: ImageBatch, generator: torch.Generator) -> BatchPrediction:
-        prediction = self.segmenter.decode(self.segmenter.encode(batch.image))
+        prediction = self.segmenter.decode(self.segmenter.encode(batch.image, batch.grid))
         target = batch.mask
         if self.as_masks:
             values = torch.arange(1, len(self.labels) + 1, device=target.device)
-            target = (target[:, None] == values.view(1, -1, 1, 1)).float()
+            target = (target[:, None] == values.view(1, -1, *(1,) * (target.ndim - 1))).float()
         return BatchPrediction((prediction,), target)
 
     @override
     def label_maps(self, prediction: BatchPrediction, batch: ImageBatch) -> tuple[Tensor, Tensor]:
-        height, width = batch.mask.shape[1:]
-        logits = upsample(prediction.rounds[-1].logits.float(), (height, width))
-        masks = class_masks(logits)
-        values = torch.arange(1, logits.shape[1] + 1, device=logits.device).view(1, -1, 1, 1)
-        return (masks * values).sum(dim=1), batch.mask
+        logits = upsample(prediction.rounds[-1].logits.float(), batch.mask.shape[1:])
+        values = torch.arange(1, logits.shape[1] + 1, device=logits.device)
+        classes = class_masks(logits).movedim(1, -1) * values
+        return classes.sum(dim=-1), batch.mask

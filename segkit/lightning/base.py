@@ -34,8 +34,9 @@ _VALIDATION = 1_000_003  # keeps the random numbers of validation apart from tho
 class BatchPrediction:
     """What a module predicted for a batch, in one or several rounds of interaction.
 
-    `target` is what the loss wants: a class map `[images h w]` or masks `[rows masks h w]`. In
-    interactive mode rows are objects; `image_index` names the image, `classes` the class of each.
+    `target` is what the loss wants: a class map `[images h w]` or masks `[rows masks h w]`, with
+    a depth before h in volumes. In interactive mode rows are objects; `image_index` names the
+    image, `classes` the class of each.
     """
 
     rounds: tuple[MaskPrediction, ...]
@@ -213,8 +214,8 @@ class SegmentationModule(LightningModule):
 
     def _round_loss(self, one: MaskPrediction, target: Tensor) -> Tensor:
         # losses are computed in float32 whatever the precision of the model
-        logits = upsample(one.logits.float(), (target.shape[-2], target.shape[-1]))
-        if target.ndim == 4 and target.shape[1] == 1:
+        logits = upsample(one.logits.float(), target.shape[2 - one.logits.ndim :])
+        if target.ndim == logits.ndim and target.shape[1] == 1:
             loss = self.loss(_best_alternative(logits, target), target)
             target = target.expand_as(logits)
         else:

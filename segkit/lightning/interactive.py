@@ -85,7 +85,9 @@ class InteractiveModule(SegmentationModule):
         values = objects.values.clamp(max=1) if self.interaction.instances else objects.values
         rounds: tuple[MaskPrediction, ...] = ()
         if len(objects.masks):
-            rounds = self._converse(self.segmenter.encode(batch.image), objects, generator)
+            rounds = self._converse(
+                self.segmenter.encode(batch.image, batch.grid), objects, generator
+            )
         target = objects.masks[:, None].float()
         return BatchPrediction(rounds, target, objects.image_index, values)
 
@@ -95,8 +97,8 @@ class InteractiveModule(SegmentationModule):
         index, classes = prediction.image_index, prediction.classes
         if not prediction.rounds or index is None or classes is None:
             return found, truth
-        size = (batch.mask.shape[1], batch.mask.shape[2])
-        logits = upsample(prediction.rounds[-1].best().logits.float(), size)[:, 0]
+        best = prediction.rounds[-1].best().logits.float()
+        logits = upsample(best, batch.mask.shape[1:])[:, 0]
         surest = torch.zeros_like(batch.mask, dtype=logits.dtype)
         for row, (image, value) in enumerate(zip(index.tolist(), classes.tolist(), strict=True)):
             is_surest = logits[row] > surest[image]
@@ -124,7 +126,7 @@ class InteractiveModule(SegmentationModule):
             rounds.append(self.segmenter.decode(features, prompts, multimask=is_ambiguous))
             if index + 1 < plan.rounds:
                 best = rounds[-1].best().logits.detach()
-                found = upsample(best.float(), features.grid.size)[:, 0] > 0
+                found = upsample(best.float(), objects.masks.shape[1:])[:, 0] > 0
                 click = simulate.next_click(found, objects.masks, generator)
                 prompts = simulate.extend(prompts, click, best if plan.mask_feedback else None)
         return tuple(rounds)

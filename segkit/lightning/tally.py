@@ -22,15 +22,15 @@ class CaseTally:
 
     def add(
         self,
-        prediction: Int[Tensor, "n h w"],
-        reference: Int[Tensor, "n h w"],
+        prediction: Int[Tensor, " n *size"],
+        reference: Int[Tensor, " n *size"],
         case_ids: Sequence[str],
         slices: Sequence[int],
     ) -> None:
-        """Add slices; values are classes 0..K."""
-        values = torch.arange(1, self.classes + 1, device=prediction.device).view(-1, 1, 1, 1)
-        found, truth = prediction == values, reference == values  # [classes n h w]
-        sums = [part.sum(dim=(2, 3)) for part in (found & truth, found, truth)]
+        """Add slices or blocks; values are classes 0..K."""
+        values = torch.arange(1, self.classes + 1, device=prediction.device).view(-1, 1, 1)
+        found, truth = prediction.flatten(1) == values, reference.flatten(1) == values
+        sums = [part.sum(dim=2) for part in (found & truth, found, truth)]  # [classes n]
         table = torch.stack(sums, dim=-1).transpose(0, 1).tolist()  # [n classes 3]
         for case_id, index, row in zip(case_ids, slices, table, strict=True):
             self.counts[case_id, index] = tuple(tuple(cells) for cells in row)

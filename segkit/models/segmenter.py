@@ -21,7 +21,6 @@ from segkit.typing import (
     Features,
     Grid,
     Image,
-    Maps,
     MaskPrediction,
     Prompts,
     PromptTokens,
@@ -245,9 +244,14 @@ class Segmenter(nn.Module):
                     yield name, tensor
 
 
-def upsample(logits: Maps, size: tuple[int, int]) -> Float[Tensor, "n c height width"]:
-    """Bring mask logits to height and width in pixels, bilinear; pixel areas stay aligned."""
-    return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+def upsample(
+    logits: Float[Tensor, "n c *cells"], size: tuple[int, ...]
+) -> Float[Tensor, "n c *size"]:
+    """Bring mask logits to a size in pixels or voxels, linear; their areas stay aligned."""
+    if logits.shape[2:] == size:
+        return logits
+    mode = "bilinear" if len(size) == 2 else "trilinear"
+    return F.interpolate(logits, size=size, mode=mode, align_corners=False)
 
 
 def _check_objects(objects: int, images: int, image_index: Int[Tensor, " n"] | None) -> None:

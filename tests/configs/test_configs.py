@@ -58,6 +58,10 @@ def build(cfg: DictConfig) -> SegmentationModule:
     )
 
 
+def is_volumetric(experiment: str) -> bool:
+    return experiment.startswith("3dsam_") or "_3d" in experiment
+
+
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_builds(name: str) -> None:
     more = ["adapter.ratio=4"] if name in ("vessels", "sam_adapter_polyp") else []
