@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from segkit.cli.predict_prompts import CommandPrompts, add_prompt_arguments
 from segkit.data.atomic import atomic_file
-from segkit.data.labels import read_labels
 from segkit.data.options import add_read_arguments, read_options_from
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
-from segkit.geometry import Space
 from segkit.predictors.base import Predictor
 from segkit.predictors.cohort import (
     CaseResult,
@@ -29,9 +28,12 @@ EXAMPLE = """examples:
   segkit predict cases/ -m runs/liver -o masks/ --resume
   segkit predict polyp.png -m nano -o mask.png --box 80,60,210,180
   segkit predict t1.nrrd -m nano -o mask.nrrd --point=-12.5,30,41.2 --space ras
+  segkit predict ct.nii.gz -m nano -o kidney.nii.gz --box 90,80,40,150,160,41 --propagate
+  segkit predict ct.nii.gz -m nano -o both.nii.gz --point 80,90,40@left --point 180,92,40@right
 
 Voxel coordinates are i,j,k, the order of the file's axes (x,y for pictures), from 0. Boxes are
-half-open: first corner, then one past the last voxel. Millimetres are x,y,z."""
+half-open: first corner, then one past the last voxel. Millimetres are x,y,z. Prompts without a
+name belong to the object of --label; the output holds 1, 2, ... in the order of the objects."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,17 +52,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
     parser.add_argument("--resume", action="store_true", help="skip inputs that are done")
     parser.add_argument("--json", action="store_true", help="print the run report as JSON")
-    prompts = parser.add_argument_group("prompts (interactive models)")
-    prompts.add_argument(
-        "--point", action="append", default=[], metavar="I,J,K[:0|1]", help="click; :0 removes"
+    add_prompt_arguments(parser)
+    classes = parser.add_argument_group("classes (automatic models)")
+    classes.add_argument("--mirror", action="store_true", help="average over mirrored inputs")
+    classes.add_argument(
+        "--overlap", type=float, default=0.5, help="of blocks, as a share of their side (0.5)"
     )
-    prompts.add_argument(
-        "--box", action="append", default=[], metavar="I0,J0,K0,I1,J1,K1", help="half-open box"
-    )
-    prompts.add_argument("--mask", type=Path, metavar="FILE", help="mask to start from")
-    prompts.add_argument("--space", choices=("voxel", "ras", "lps"), default="voxel")
-    prompts.add_argument("--label", metavar="NAME", help="name of the object, or class to keep")
-    prompts.add_argument("--text", help=argparse.SUPPRESS)
+    parser.add_argument("--label", metavar="NAME", help="name of the object, or class to keep")
+    parser.add_argument("--text", help=argparse.SUPPRESS)
     reading = parser.add_argument_group("reading (each makes one refusal proceed)")
     add_read_arguments(reading)
 
@@ -102,69 +101,26 @@ class _Work:
     """What is done with one opened input."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.space: Space = args.space
-        self.points = [parse_point(text) for text in args.point]
-        self.boxes = [parse_box(text) for text in args.box]
-        self.mask, self.label = args.mask, args.label
-
-    @property
-    def has_prompts(self) -> bool:
-        return bool(self.points or self.boxes or self.mask)
+        self.prompts = CommandPrompts(args)
+        self.label: str | None = args.label
+        self.mirror, self.overlap = args.mirror, args.overlap
 
     def __call__(self, predictor: Predictor, source: Volume | Picture, output: Path) -> Path:
-        if predictor.segmenter.is_automatic and not self.has_prompts:
+        if predictor.segmenter.is_automatic and not self.prompts:
             return self._classes(predictor, source, output)
-        session = predictor.open(source)
+        session = predictor.open(source, axis=self.prompts.axis)
         session.name = self.label or session.name
-        if self.mask is not None:
-            session.add_mask(read_labels(self.mask, source) > 0)
-        for box in self.boxes:
-            session.add_box((self._order(box[0]), self._order(box[1])), space=self.space)
-        if self.points:
-            points, labels = zip(*self.points, strict=True)
-            session.add_points([self._order(one) for one in points], labels, space=self.space)
+        self.prompts.apply(session)
         return session.save(output)
 
     def _classes(self, predictor: Predictor, source: Volume | Picture, output: Path) -> Path:
-        labels = predictor.segment(source)
+        labels = predictor.segment(source, mirror=self.mirror, overlap=self.overlap)
         if self.label is not None:
             names = {name: value for value, name in predictor.labels.items()}
             if self.label not in names:
                 raise InputError(f"unknown label {self.label!r}; allowed: {sorted(names)}")
             labels = np.where(labels == names[self.label], labels, 0)
         return predictor.save(output, labels, source)
-
-    def _order(self, point: Sequence[float]) -> Sequence[float]:
-        """File order (i, j, k) to array order (k, j, i); millimetres stay (x, y, z)."""
-        return point[::-1] if self.space == "voxel" else point
-
-
-def parse_point(text: str) -> tuple[tuple[float, ...], int]:
-    """Read "i,j,k", "i,j,k:1" or "i,j,k:0"."""
-    position, _, label = text.partition(":")
-    if label not in ("", "0", "1"):
-        raise InputError(f"--point {text}: the label after ':' must be 0 or 1")
-    return _numbers("--point", position, (2, 3)), int(label or 1)
-
-
-def parse_box(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Read "i0,j0,k0,i1,j1,k1", or "x0,y0,x1,y1" for pictures."""
-    numbers = _numbers("--box", text, (4, 6))
-    half = len(numbers) // 2
-    return numbers[:half], numbers[half:]
-
-
-def _numbers(option: str, text: str, counts: tuple[int, int]) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) not in counts:
-        raise InputError(
-            f"{option} {text}: expected {counts[1]} numbers (volumes) or {counts[0]} (pictures)",
-            fix="separate them by commas; write --option=-1,2,3 if the first is negative",
-        )
-    return numbers
 
 
 def _check_outputs(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:

@@ -111,7 +111,8 @@ class BlockEngine(Engine[Masks]):
     @override
     def logits(self, state: Masks) -> Float[np.ndarray, "..."]:
         out = np.full(self.view.oriented_shape, -np.inf, dtype=np.float32)
-        for box, values in self._on_grid(state):
+        for mask in state:
+            box, values = _inside(mask, self._centres())
             out[box] = values
         return self.view.restore(out)
 
@@ -125,34 +126,45 @@ class BlockEngine(Engine[Masks]):
 
     @override
     def changed(self, before: Masks, after: Masks) -> Extent | None:
-        if before is after:
+        kept = {id(mask) for mask in before} & {id(mask) for mask in after}
+        touched = [mask for mask in (*before, *after) if id(mask) not in kept]
+        if not touched:
             return None
-        differs = self._painted(before)
-        differs ^= self._painted(after)
+        low = np.min([mask.frame.first for mask in touched], axis=0) / self.view.scale
+        high = np.max([mask.frame.last for mask in touched], axis=0) / self.view.scale
+        crop = tuple(
+            slice(max(int(a), 0), min(int(np.ceil(b)), count))
+            for a, b, count in zip(low, high, self.view.oriented_shape, strict=True)
+        )
+        differs = self._painted(before, crop) ^ self._painted(after, crop)
         if not differs.any():
             return None
-        return extent_of(self.view.restore(differs))
+        first, last = extent_of(differs, np.array([side.start for side in crop]))
+        corners = np.array([first, np.subtract(last, 1)])
+        source = np.sort(np.rint(self.view.oriented_to_source(corners)), axis=0)
+        return tuple(map(int, source[0])), tuple(map(int, source[1] + 1))
 
     @override
     def lies_on(self, voxels: Float[np.ndarray, "points axes"]) -> Int[np.ndarray, " points"]:
         return np.zeros(len(voxels), dtype=int)
 
-    def _painted(self, state: Masks) -> Bool[np.ndarray, "d h w"]:
-        out = np.zeros(self.view.oriented_shape, dtype=bool)
-        for box, values in self._on_grid(state):
+    def _painted(
+        self, state: Masks, crop: tuple[slice, ...] = (slice(None),) * 3
+    ) -> Bool[np.ndarray, "d h w"]:
+        """The mask in a part of the oriented volume."""
+        centres = [axis[side] for axis, side in zip(self._centres(), crop, strict=True)]
+        out = np.zeros([len(axis) for axis in centres], dtype=bool)
+        for mask in state:
+            box, values = _inside(mask, centres)
             out[box] = values > 0
         return out
 
-    def _on_grid(
-        self, state: Masks
-    ) -> Iterator[tuple[tuple[slice, ...], Float[np.ndarray, "d h w"]]]:
-        """Where each mask lies in the oriented volume, and its values there."""
-        centres = [
+    def _centres(self) -> list[Float[np.ndarray, " n"]]:
+        """Voxel centres of the oriented volume along each axis, as edges are counted."""
+        return [
             (np.arange(count) + 0.5) * factor
             for count, factor in zip(self.view.oriented_shape, self.view.scale, strict=True)
         ]
-        for mask in state:
-            yield _inside(mask, centres)
 
     def _frames(self, new: Sequence[BlockMark], before: Masks) -> Iterator[Frame]:
         """Blocks that together hold all new marks, each for a group that fits into one."""

@@ -80,15 +80,27 @@ class Session:
         return tuple(self._objects)
 
     @property
+    def interactions(self) -> int:
+        """Number of interactions that `undo` could take back."""
+        return len(self._steps) - 1
+
+    @property
     def has_prompts(self) -> bool:
         """Whether an interaction is left after `undo` and `reset`."""
-        return len(self._steps) > 1
+        return self.interactions > 0
 
     def object(self, name: str) -> "Session":
         """Object of that name, created at its first call; objects share the embeddings."""
         with self._lock:
             known = next((one for one in self._objects if one.name == name), None)
             return known or Session(self._engine, name, self)
+
+    def remove(self) -> None:
+        """Forget this object: it no longer counts in `objects` and `labels` of the others."""
+        with self._lock:
+            self.reset()
+            if self in self._objects:
+                self._objects.remove(self)
 
     def add_points(
         self, points: Sequence[Numbers], labels: Sequence[int], *, space: Space = "voxel"
@@ -163,7 +175,7 @@ class Session:
         *,
         start: int | None = None,
         stop: int | None = None,
-        hints: Sequence[Hint] = ("box",),
+        hints: Sequence[Hint] = ("box", "mask"),
         min_iou: float = 0.5,
         min_overlap: float = 0.3,
     ) -> Self:

@@ -14,6 +14,7 @@ from segkit.cli.main import main
 from segkit.data.preprocess import InputSpec
 from segkit.data.readers import load
 from segkit.data.volume import Volume
+from segkit.data.writers import save
 from segkit.models import build
 from segkit.models.files import save_adapter
 from segkit.models.info import ModelInfo
@@ -129,6 +130,13 @@ def test_mask_prompt_is_read_from_a_file(volume: Path, tmp_path: Path) -> None:
         (["--point", "10,8,x"], r"expected 3 numbers"),
         (["--point", "1,1,1:7"], "must be 0 or 1"),
         (["--box", "4,3,1,4,12,3"], "no extent along i"),
+        (["--lasso", "1,1,1;5,1,1;5,5,2"], "a lasso lies on one slice"),
+        (["--scribble", "1,1,1;99,1,1"], "outside the image"),
+        (["--scribble", "missing.nii.gz"], "missing.nii.gz"),
+        (["--propagate"], "no prompt given; add a point"),
+        (["--point", "10,8,2", "--propagate", "--slices", "3-4"], "expected A:B"),
+        (["--point", "10,8,2", "--slices", "3:4"], "add --propagate"),
+        (["--point", "10,8,2", "--propagate", "--slices", "0:99"], "0 <= start < stop <= "),
         (["--text", "the liver"], "text prompts are not part"),
         ([], "no prompt given; add a point"),
     ],
@@ -198,3 +206,61 @@ def test_empty_folder_names_what_can_be_read(
     (tmp_path / "empty").mkdir()
     assert run(tmp_path / "empty", "-m", automatic, "-o", tmp_path / "out") == 1
     assert "readable file types: .nii.gz" in capsys.readouterr().err
+
+
+def test_objects_are_labelled_in_their_order_and_keep_their_names(
+    volume: Path, tmp_path: Path
+) -> None:
+    words = ["--box", "4,3,1,12,12,3@cyst", "--point", "16,12,2@vessel"]
+    assert run(volume, "-m", "sam_tiny", "-o", tmp_path / "both.seg.nrrd", *words) == 0
+    assert dict(load(tmp_path / "both.seg.nrrd").labels) == {1: "cyst", 2: "vessel"}
+
+
+def test_scribbles_come_from_a_file_or_as_a_line(volume: Path, tmp_path: Path) -> None:
+    opened = load(volume)
+    drawn = np.zeros(opened.array.shape, dtype=np.uint8)
+    drawn[2, 8, 8:13] = 1
+    drawn[2, 2, 2:5] = 2
+    save(tmp_path / "drawn.nii.gz", drawn, opened)
+    for name, words in (
+        ("file", ["--scribble", str(tmp_path / "drawn.nii.gz")]),
+        ("line", ["--scribble", "8,8,2;12,8,2", "--scribble", "2,2,2;4,2,2:0"]),
+        ("one", ["--scribble", "8,8,2;12,8,2"]),
+    ):
+        out = tmp_path / f"{name}.nii"
+        assert run(volume, "-m", "nano", "-o", out, *words) == 0
+    first, second, third = (
+        load(tmp_path / f"{name}.nii").array for name in ("file", "line", "one")
+    )
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, third)
+
+
+def test_empty_drawing_names_the_file(
+    volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = load(volume)
+    save(tmp_path / "drawn.nii.gz", np.zeros(opened.array.shape, dtype=np.uint8), opened)
+    words = ["--scribble", tmp_path / "drawn.nii.gz"]
+    assert run(volume, "-m", "sam_tiny", "-o", tmp_path / "out.nii", *map(str, words)) == 1
+    assert "drawn.nii.gz: holds no voxel 1 (adds) or 2 (removes)" in capsys.readouterr().err
+
+
+def test_lasso_propagates_through_the_range_along_the_axis(volume: Path, tmp_path: Path) -> None:
+    words = ["--lasso", "10,3,1;10,12,1;10,12,4;10,3,4", "--axis", "i"]
+    words += ["--propagate", "--slices", "9:12"]
+    out = tmp_path / "out.nii"
+    assert run(volume, "-m", "sam_tiny", "-o", out, *words) == 0
+    found = np.flatnonzero(load(out).array.any(axis=(0, 1)))
+    assert 10 in found
+    assert set(found) <= {9, 10, 11}
+
+
+def test_mirroring_changes_the_scores_of_an_automatic_model(
+    automatic: Path, volume: Path, tmp_path: Path
+) -> None:
+    for name, words in (("plain", []), ("mirror", ["--mirror", "--overlap", "0.25"])):
+        assert run(volume, "-m", automatic, "-o", tmp_path / f"{name}.nii", *words) == 0
+    plain, mirror = (load(tmp_path / f"{name}.nii").array for name in ("plain", "mirror"))
+    assert plain.shape == mirror.shape
+    assert not np.array_equal(plain, mirror)
