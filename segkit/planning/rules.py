@@ -16,6 +16,7 @@ _ENLARGED = 4  # a slice is never scaled up by more
 _NEIGHBOURS = 4.0  # slices farther apart than so many pixels show other things
 _EMPTY_KEPT = 0.2
 _MANY_OBJECTS = 3
+_NARROWEST = 50.0  # Hounsfield units
 _HOLLOW = 0.3  # share of its box below which a box says little about an object
 _HOUNSFIELD = -500.0  # air; nothing else has values like that
 _CT_WINDOWS = ((-160.0, 240.0), (-1000.0, 400.0), (-200.0, 1000.0))  # soft tissue, lung, bone
@@ -141,9 +142,12 @@ def _channels(found: Fingerprint) -> Iterator[Decision]:
     is_near = ratio <= _NEIGHBOURS
     inside = found.intensity.inside
     if is_ct(found) and is_near:
-        window = [[_round(inside[0]), _round(inside[4])]]
-        reason = f"Hounsfield units; 99 % of what is labelled lies in {window[0]}"
-        yield Decision("data.intensity", {"kind": "window", "windows": window}, reason)
+        window = _window(inside[0], inside[4])
+        reason = (
+            f"Hounsfield units; 99 % of what is labelled lies in {inside[0]:g} to {inside[4]:g}, "
+            "a quarter more on each side shows what is around"
+        )
+        yield Decision("data.intensity", {"kind": "window", "windows": [window]}, reason)
     elif is_ct(found):
         windows = [list(window) for window in _CT_WINDOWS]
         reason = "Hounsfield units: soft tissue, lung and bone"
@@ -156,9 +160,10 @@ def _channels(found: Fingerprint) -> Iterator[Decision]:
         yield Decision("data.channels", kind, f"{far}: the slices beside show other things")
 
 
-def _round(value: float) -> float:
-    """To tens, outwards enough for a window."""
-    return round(value / 10) * 10.0
+def _window(low: float, high: float) -> list[float]:
+    """A quarter wider on each side, in tens; never narrower than the noise of a scan."""
+    middle, half = (low + high) / 2, 0.75 * max(high - low, _NARROWEST)
+    return [round((middle - half) / 10) * 10.0, round((middle + half) / 10) * 10.0]
 
 
 def _size(found: Fingerprint, size: int) -> Iterator[Decision]:
