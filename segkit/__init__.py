@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segkit.metrics.measurements import measure as measure
     from segkit.models import build as build
     from segkit.models.segmenter import Segmenter as Segmenter
+    from segkit.planning.planner import plan as plan
     from segkit.predictors.image import ImagePredictor as ImagePredictor
     from segkit.predictors.volume import VolumePredictor as VolumePredictor
     from segkit.typing import BackboneSpec as BackboneSpec
@@ -40,6 +41,7 @@ _HOMES = {
     "evaluate": "segkit.evaluation.runner",
     "load": "segkit.data.readers",
     "measure": "segkit.metrics.measurements",
+    "plan": "segkit.planning.planner",
     "save": "segkit.data.writers",
 }
 __all__ = ["__version__", *_HOMES]
