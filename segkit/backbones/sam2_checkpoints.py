@@ -145,16 +145,28 @@ def read_sam2(path: str | Path, *, sha256: str | None = None) -> WeightFile:
     """Read a file of any of the two layouts, or a hub folder; names are the official ones.
 
     Raises:
-        CheckpointError: See `read_weights`; or the two copies of the position code, of which a hub
-            file may hold both, differ.
+        CheckpointError: See `read_weights` and `with_official_names`.
     """
-    path = Path(path)
-    if path.is_dir() and (path / HUB_FILE).is_file():
-        path = path_inside(path, HUB_FILE)
+    path = weight_file(path)
     weights = read_weights(path, allow_torch=True, sha256=sha256)
-    if not any(name.startswith("vision_encoder.") for name in weights.tensors):
-        return weights
-    return WeightFile(from_hub(weights.tensors, path), weights.metadata, weights.sha256)
+    tensors = with_official_names(weights.tensors, path)
+    return WeightFile(tensors, weights.metadata, weights.sha256)
+
+
+def weight_file(path: str | Path) -> Path:
+    """The file of weights in a hub folder; any other path as it is."""
+    path = Path(path)
+    return path_inside(path, HUB_FILE) if (path / HUB_FILE).is_file() else path
+
+
+def with_official_names(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Translate the names of hub files; official ones stay as they are.
+
+    Raises:
+        CheckpointError: See `from_hub`.
+    """
+    is_hub = any(name.startswith("vision_encoder.") for name in state)
+    return from_hub(state, path) if is_hub else dict(state)
 
 
 def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

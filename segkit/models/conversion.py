@@ -12,20 +12,28 @@ from pathlib import Path
 from segkit.errors import InputError
 from segkit.models.build import BUILDERS
 from segkit.models.conversion_task import Conversion, Task
+from segkit.models.convert_3dsam_adapter import convert_3dsam_adapter
+from segkit.models.convert_dd_sam2 import convert_dd_sam2
 from segkit.models.convert_dvpt import convert_dvpt
 from segkit.models.convert_i_medsam import convert_i_medsam
 from segkit.models.convert_medsam import convert_medsam
+from segkit.models.convert_medsam2 import convert_medsam2
 from segkit.models.convert_sam import convert_sam
+from segkit.models.convert_sam2 import convert_sam2
 from segkit.models.convert_sam_adapter import convert_sam_adapter
 from segkit.models.convert_stu_net import convert_stu_net
 
 __all__ = ["FAMILIES", "Conversion", "convert", "families"]
 
 FAMILIES: Mapping[str, Callable[[Task], Conversion]] = {
+    "3dsam-adapter": convert_3dsam_adapter,
+    "dd-sam2": convert_dd_sam2,
     "dvpt": convert_dvpt,
     "i-medsam": convert_i_medsam,
     "medsam": convert_medsam,
+    "medsam2": convert_medsam2,
     "sam": convert_sam,
+    "sam2": convert_sam2,
     "sam-adapter": convert_sam_adapter,
     "stu-net": convert_stu_net,
 }

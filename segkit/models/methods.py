@@ -30,7 +30,9 @@ from segkit.adapters.base import Compat
 from segkit.decoders import Decoder, FirstMaskDecoder, InrDecoder, QueryDecoder
 from segkit.errors import InputError
 from segkit.models.build import BUILDERS
+from segkit.models.build_sam2 import Sam2Builder
 from segkit.models.dvpt_classifier import CLIP_BACKBONE, ClassifierSizes, DvptClassifier
+from segkit.models.method_3dsam_adapter import build_3dsam_adapter
 from segkit.models.segmenter import Segmenter
 from segkit.prompts.encoder import SamPromptEncoder
 
@@ -95,10 +97,17 @@ def outline(backbone: str, parts: Parts) -> Mapping[str, nn.Module]:
         )
     named: dict[str, Any] = {"decoder": parts.decoder, "prompt_encoder": parts.prompt_encoder}
     options = {name: value for name, value in named.items() if value is not None}
+    builder = BUILDERS[backbone]
     with torch.device("meta"):
-        return segmenter_parts(
-            BUILDERS[backbone](checkpoint="random", adapter=parts.adapter, **options)
+        modules: dict[str, Any] = segmenter_parts(
+            builder(checkpoint="random", adapter=parts.adapter, **options)
         )
+        if isinstance(builder, Sam2Builder) and parts.decoder is None:
+            memory = builder.load_memory("random")
+            # the marker of frames without memory is stored with the decoder
+            memory.register_parameter("no_mem_embed", modules["decoder"].module.no_mem_embed)
+            modules = {"memory": memory, **modules}
+    return modules
 
 
 def segmenter_parts(segmenter: Segmenter) -> dict[str, nn.Module]:
@@ -131,6 +140,13 @@ def _dvpt(compat: Compat | None, backbone: str) -> Mapping[str, nn.Module]:
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
+        Method(
+            "3dsam-adapter",
+            "SAM lifted to volumes: spatial adapters, windows in three dimensions, point encoder",
+            "3DSAM-adapter (2024, arXiv 2306.13465)",
+            "sam3d_vit_b",
+            build_3dsam_adapter,
+        ),
         Method(
             "sam-adapter",
             "high-frequency prompts before each block, decoder trained without prompts",
@@ -175,6 +191,16 @@ METHODS: Mapping[str, Method] = {
             "sam_vit_b",
             _dvpt,
             authors_backbone=CLIP_BACKBONE,
+        ),
+        Method(
+            "dd-sam2",
+            "depthwise-dilated convolutions after the first six Hiera blocks, for clips",
+            "Depthwise-Dilated Convolutional Adapters for SAM 2 (2025, arXiv 2507.14613)",
+            "sam2_tiny",
+            on_backbone(
+                Parts(partial(DepthwiseDilated, blocks=6)),
+                authors=Parts(partial(DepthwiseDilated, blocks=6, compat="authors")),
+            ),
         ),
         Method(
             "dilated-sam",
