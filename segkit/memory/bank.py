@@ -125,6 +125,21 @@ class MemoryBank:
         prompted, recent = _without(one.prompted, frame), _without(one.recent, frame)
         return self._change({id_: replace(one, prompted=prompted, recent=recent)})
 
+    def with_recent(self, id_: int, memories: Iterable[Memory]) -> "MemoryBank":
+        """Replace what is known of an object from frames without a prompt, oldest first."""
+        (one,) = self._of([id_])
+        prompted = {memory.frame for memory in one.prompted}
+        recent = tuple(memory for memory in memories if memory.frame not in prompted)
+        return self._change({id_: replace(one, recent=recent[-self.capacity.pointers - 1 :])})
+
+    def with_prompted(self, id_: int, other: "MemoryBank") -> "MemoryBank":
+        """Take over the prompted frames of an object from another bank."""
+        bank = self.add([id_])
+        ((one,), (source,)) = bank._of([id_]), other._of([id_])
+        frames = {memory.frame for memory in source.prompted}
+        recent = tuple(memory for memory in one.recent if memory.frame not in frames)
+        return bank._change({id_: replace(one, prompted=source.prompted, recent=recent)})
+
     def forget_recent(self) -> "MemoryBank":
         """Keep only the prompted frames, as before a pass from another place."""
         return self._change({one.id: replace(one, recent=()) for one in self.objects})

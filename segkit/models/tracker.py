@@ -52,7 +52,8 @@ class TrackPrediction:
     """Masks of objects `ids` on one frame, at the decoder's resolution.
 
     `score` > 0: the object is visible; where it is not, `logits` are `NO_OBJECT` and `raw` what the
-    decoder drew all the same, which is what training looks at.
+    decoder drew all the same, which is what training looks at. `pointers` are what the memory keeps
+    of the objects beside their maps.
     """
 
     ids: tuple[int, ...]
@@ -60,12 +61,13 @@ class TrackPrediction:
     iou: Float[Tensor, "objects 1"]
     score: Float[Tensor, "objects 1"]
     raw: Float[Tensor, "objects 1 rows cols"]
+    pointers: Float[Tensor, "objects dim"]
 
     def __getitem__(self, ids: Sequence[int]) -> "TrackPrediction":
         """Choose and order objects by id."""
         rows = [self.ids.index(id_) for id_ in ids]
         return TrackPrediction(
-            tuple(ids), self.logits[rows], self.iou[rows], self.score[rows], self.raw[rows]
+            tuple(ids), *(getattr(self, name)[rows] for name in TrackPrediction.__slots__[1:])
         )
 
     @classmethod
@@ -73,20 +75,10 @@ class TrackPrediction:
         """Put predictions of different objects in one."""
         if len(parts) == 1:
             return parts[0]
-        names = ("logits", "iou", "score", "raw")
         return cls(
             tuple(id_ for part in parts for id_ in part.ids),
-            *(torch.cat([getattr(part, name) for part in parts]) for name in names),
+            *(torch.cat([getattr(part, name) for part in parts]) for name in cls.__slots__[1:]),
         )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Found:
-    """Prediction with what is to be remembered of it."""
-
-    prediction: TrackPrediction
-    pointers: Float[Tensor, "objects dim"]
-    is_visible: Bool[Tensor, "objects 1"]
 
 
 class Tracker(nn.Module):
@@ -186,7 +178,7 @@ class Tracker(nn.Module):
             else:
                 found = self._from_marks(features, ids, chosen, bank)
             bank = self._remember(features, found, bank, is_prompted=True)
-            parts.append(found.prediction)
+            parts.append(found)
         return TrackPrediction.join(parts)[tuple(prompts)], bank
 
     def track(
@@ -205,10 +197,18 @@ class Tracker(nn.Module):
             )
             found = self._decode(features, known, coarse, nothing, index, multimask=True)
             bank = self._remember(features, found, bank, is_prompted=False)
-            parts.append(found.prediction)
+            parts.append(found)
         if unknown := tuple(id_ for id_ in ids if id_ not in known):
-            parts.append(_nothing(unknown, features))
+            parts.append(self._nothing(unknown, features))
         return TrackPrediction.join(parts)[ids], bank
+
+    def memorise(
+        self, features: Features, masks: Float[Tensor, "objects 1 height width"]
+    ) -> Float[Tensor, "objects cells memory"]:
+        """Maps to remember of known masks in [0, 1] on one image, as when they were tracked."""
+        index = torch.zeros(len(masks), dtype=torch.long, device=self.device)
+        is_there = masks.flatten(1).any(dim=1, keepdim=True)
+        return self.memory.encode(features.levels[-1], masks, is_there, index)
 
     def _from_marks(
         self,
@@ -216,7 +216,7 @@ class Tracker(nn.Module):
         ids: Sequence[int],
         prompts: Sequence[ObjectPrompt],
         bank: MemoryBank,
-    ) -> _Found:
+    ) -> TrackPrediction:
         index = self._images(ids, bank)
         if prompts[0].sees_memory and all(map(bank.has_memory, ids)):
             coarse = self._attend(features, ids, bank, index)
@@ -241,7 +241,7 @@ class Tracker(nn.Module):
         ids: Sequence[int],
         prompts: Sequence[ObjectPrompt],
         bank: MemoryBank,
-    ) -> _Found:
+    ) -> TrackPrediction:
         """Take masks as they are; the decoder sees them only to make pointers."""
         index = self._images(ids, bank)
         coarse = features.levels[-1][index]
@@ -267,9 +267,8 @@ class Tracker(nn.Module):
             antialias=True,
         )
         score = (2 * is_there.to(masks) - 1) * _GIVEN
-        prediction = TrackPrediction(tuple(ids), logits, torch.ones_like(score), score, logits)
         pointers = torch.where(is_there, found.pointers, self.memory.no_obj_ptr)
-        return _Found(prediction, pointers, is_there)
+        return TrackPrediction(tuple(ids), logits, torch.ones_like(score), score, logits, pointers)
 
     def _decode(
         self,
@@ -280,7 +279,7 @@ class Tracker(nn.Module):
         index: Int[Tensor, " objects"],
         *,
         multimask: bool,
-    ) -> _Found:
+    ) -> TrackPrediction:
         """Run the mask decoder on what objects see of their images."""
         tokens = self.segmenter.prompt_encoder(prompts, features.grid.size)
         finer = features.levels[:-1]
@@ -294,9 +293,7 @@ class Tracker(nn.Module):
         raw = chosen.logits.float()
         logits = torch.where(is_visible[..., None, None], raw, NO_OBJECT)
         pointers = self.memory.pointer(chosen.tokens[:, 0], is_visible)
-        return _Found(
-            TrackPrediction(tuple(ids), logits, chosen.iou, chosen.score, raw), pointers, is_visible
-        )
+        return TrackPrediction(tuple(ids), logits, chosen.iou, chosen.score, raw, pointers)
 
     def _attend(
         self, features: Features, ids: Sequence[int], bank: MemoryBank, index: Tensor
@@ -304,16 +301,23 @@ class Tracker(nn.Module):
         return self.memory.attend(features.levels[-1], bank.recollect(ids), index)
 
     def _remember(
-        self, features: Features, found: _Found, bank: MemoryBank, *, is_prompted: bool
+        self, features: Features, found: TrackPrediction, bank: MemoryBank, *, is_prompted: bool
     ) -> MemoryBank:
         """Encode masks; what a person has marked counts as certain."""
-        masks = upsample(found.prediction.logits, features.grid.size)
+        masks = upsample(found.logits, features.grid.size)
         masks = (masks > 0).to(masks) if is_prompted and not self.training else masks.sigmoid()
-        ids = found.prediction.ids
-        maps = self.memory.encode(
-            features.levels[-1], masks, found.is_visible, self._images(ids, bank)
-        )
-        return bank.remember(ids, maps, found.pointers, is_prompted=is_prompted)
+        index = self._images(found.ids, bank)
+        maps = self.memory.encode(features.levels[-1], masks, found.score > 0, index)
+        return bank.remember(found.ids, maps, found.pointers, is_prompted=is_prompted)
+
+    def _nothing(self, ids: tuple[int, ...], features: Features) -> TrackPrediction:
+        """Empty masks of objects that nothing is known of."""
+        coarse = features.levels[-1]
+        rows, cols = (side // 4 for side in features.grid.size)
+        logits = coarse.new_full((len(ids), 1, rows, cols), NO_OBJECT)
+        score = coarse.new_full((len(ids), 1), -_GIVEN)
+        pointers = self.memory.no_obj_ptr.expand(len(ids), -1)
+        return TrackPrediction(ids, logits, torch.zeros_like(score), score, logits, pointers)
 
     def _images(self, ids: Sequence[int], bank: MemoryBank) -> Int[Tensor, " objects"]:
         places = {one.id: one.image for one in bank.objects}
@@ -351,15 +355,6 @@ def _alike(prompts: Mapping[int, ObjectPrompt]) -> list[tuple[int, ...]]:
         kind = (points, one.mask is None, one.previous is None, one.sees_memory)
         groups.setdefault(kind, []).append(id_)
     return [tuple(ids) for ids in groups.values()]
-
-
-def _nothing(ids: tuple[int, ...], features: Features) -> TrackPrediction:
-    """Empty masks of objects that nothing is known of."""
-    coarse = features.levels[-1]
-    rows, cols = (side // 4 for side in features.grid.size)
-    logits = coarse.new_full((len(ids), 1, rows, cols), NO_OBJECT)
-    score = coarse.new_full((len(ids), 1), -_GIVEN)
-    return TrackPrediction(ids, logits, torch.zeros_like(score), score, logits)
 
 
 def _need(value: Tensor | None) -> Tensor:

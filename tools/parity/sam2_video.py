@@ -22,7 +22,7 @@ from segkit.memory import Capacity, MemoryBank
 from segkit.models import build
 from segkit.models.tracker import ObjectPrompt, Tracker
 
-SIZE, FRAMES = 256, 20
+SIZE, FRAMES = 128, 20
 TOLERANCE = 1e-5  # relative to the largest logit
 CONFIGS = {"2.1": "configs/sam2.1/sam2.1_hiera_t.yaml", "2.0": "configs/sam2/sam2_hiera_t.yaml"}
 NAMES = {"2.1": "sam2_tiny", "2.0": "sam2_0_tiny"}
@@ -47,7 +47,7 @@ class Case:
     before: tuple[Mark, ...]
     after: tuple[Mark, ...] = ()
     reverse: bool = False
-    vanish: float = 0.0  # subtracted from the object score
+    vanish: float = 0.0  # share of object scores below 0 in a plain run
 
 
 def _disk(x: float, y: float, radius: float) -> torch.Tensor:
@@ -55,21 +55,21 @@ def _disk(x: float, y: float, radius: float) -> torch.Tensor:
     return (axis[:, None] - y) ** 2 + (axis[None] - x) ** 2 < radius**2
 
 
-_A = Mark(1, 0, ((60.0, 80.0),), (1,))
-_B = Mark(2, 0, ((120.0, 60.0), (200.0, 150.0)), (2, 3))
-_C = Mark(3, 0, ((180.0, 200.0), (20.0, 20.0)), (1, 0))
+_A = Mark(1, 0, ((30.0, 40.0),), (1,))
+_B = Mark(2, 0, ((60.0, 30.0), (100.0, 75.0)), (2, 3))
+_C = Mark(3, 0, ((90.0, 100.0), (10.0, 10.0)), (1, 0))
 CASES = (
     Case("3 objects on frame 0, one by box", (_A, _B, _C)),
     Case("objects at frames 0, 0, 6, given in advance", (_A, _B, replace(_C, frame=6))),
     Case("object prompted at 0 and 7, another at 0", (_A, _B, replace(_A, frame=7))),
-    Case("a mask prompt", (Mark(1, 0, mask=_disk(100, 120, 40)), _B)),
-    Case("a second click refines the first", (_A, _B, Mark(1, 0, ((90.0, 100.0),), (0,)))),
+    Case("a mask prompt", (Mark(1, 0, mask=_disk(50, 60, 20)), _B)),
+    Case("a second click refines the first", (_A, _B, Mark(1, 0, ((45.0, 50.0),), (0,)))),
     Case("backwards from the last frame", (replace(_A, frame=19), replace(_B, frame=19)),
          reverse=True),
     Case("correction of tracked frame 12, second pass", (_A, _B),
-         (Mark(1, 12, ((90.0, 100.0),), (1,)),)),
+         (Mark(1, 12, ((45.0, 50.0),), (1,)),)),
 )  # fmt: skip
-VANISHING = tuple(replace(case, name=f"{case.name}, vanishing", vanish=-1.0) for case in CASES[:3])
+VANISHING = tuple(replace(case, name=f"{case.name}, vanishing", vanish=0.3) for case in CASES[:3])
 
 
 def frames(count: int = FRAMES, size: int = SIZE) -> torch.Tensor:
@@ -91,8 +91,14 @@ def official(version: str, *, size: int = SIZE, **options: object) -> Any:
         extra.append(
             f"++model.memory_attention.layer.{part}.feat_sizes=[{size // 16},{size // 16}]"
         )
+    torch.manual_seed(0)
     predictor = build_sam2_video_predictor(
         CONFIGS[version], None, device="cpu", hydra_overrides_extra=[*extra]
+    )
+    # in fp32 the released code fails where a frame has no past pointer: maps stay bfloat16
+    attend = predictor.memory_attention.forward
+    predictor.memory_attention.forward = lambda **named: attend(
+        **{**named, "memory": named["memory"].float()}
     )
     predictor.fill_hole_area = 0  # needs a CUDA extension, and is skipped without it
     randomise(predictor)
@@ -100,19 +106,14 @@ def official(version: str, *, size: int = SIZE, **options: object) -> Any:
 
 
 def randomise(module: torch.nn.Module) -> None:
-    """Draw weights that leave no branch without effect."""
+    """Leave no zero tensor and no branch without effect in freshly built modules."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in sorted(module.state_dict().items()):
-            noise = torch.randn(tensor.shape, generator=generator)
             if name.endswith("gamma"):
                 tensor.fill_(0.5)
-            elif tensor.ndim > 1:
-                scale = 1.0 if "gaussian" in name else tensor[0].numel() ** -0.5
-                is_token = "embed" in name or "token" in name
-                tensor.copy_(noise * (0.5 if is_token and "patch" not in name else scale))
             else:
-                tensor.add_(noise * 0.05)
+                tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.02)
 
 
 def ours(version: str, predictor: Any, folder: Path, *, size: int = SIZE) -> Tracker:
@@ -222,8 +223,7 @@ def _prompt(
 ) -> ObjectPrompt:
     if marks[-1].mask is not None:
         return ObjectPrompt(mask=marks[-1].mask, sees_memory=sees_memory)
-    # the official predictors count from pixel corners
-    points = [(0.0, y - 0.5, x - 0.5) for mark in marks for x, y in mark.points]
+    points = [(0.0, y, x) for mark in marks for x, y in mark.points]
     labels = [label for mark in marks for label in mark.labels]
     return ObjectPrompt(
         torch.tensor(points), torch.tensor(labels), previous=previous, sees_memory=sees_memory
@@ -257,7 +257,7 @@ def compare(version: str, folder: Path, cases: Sequence[Case]) -> list[Row]:
     with torch.inference_mode():
         scores = _scores(tracker, images)
     for case in cases:
-        shift = float(scores.median()) if case.vanish else float(scores.min()) - 5.0
+        shift = float(scores.quantile(case.vanish)) if case.vanish else float(scores.min()) - 5.0
         for layer in last:
             layer.bias.data.sub_(shift)
         want, got = run_official(predictor, images, case), run_ours(tracker, images, case)
@@ -268,7 +268,7 @@ def compare(version: str, folder: Path, cases: Sequence[Case]) -> list[Row]:
         seen = a > -1000
         assert (seen == (b > -1000)).all(), f"{case.name}: visible in different frames"
         rows.append(
-            Row(version, case.name, float((a - b).abs().max()), float(a[seen].abs().max()),
+            Row(version, case.name, _gap(a, b), float(a[seen].abs().amax()) if seen.any() else 0.0,
                 int(((a > 0) != (b > 0)).sum()), float(1 - seen[..., 0, 0].float().mean()))
         )  # fmt: skip
     return rows
