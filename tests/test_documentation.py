@@ -55,7 +55,7 @@ def test_docstring_examples_run(name: str) -> None:
     assert runner.summarize(verbose=False).failed == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide/predict.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/predict.md", "docs/guide/volumes.md"])
 def test_snippets_about_prediction_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
