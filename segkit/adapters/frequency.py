@@ -96,8 +96,10 @@ class Frequency(Adapter):
 
     def spectrum(self, image: Image) -> Plane:
         """Amplitude of the grey image in [0, 1] per image, zero frequency in the middle."""
-        # there is no half-precision Fourier transform on CPU
-        exact = image if image.dtype == torch.float64 else image.float()
+        # there is no half-precision Fourier transform on CPU; numpy, in the released code, has
+        # double precision only
+        is_double = image.dtype == torch.float64 or self.compat == "authors"
+        exact = image.double() if is_double else image.float()
         pixels = (exact * self.std.to(exact) + self.mean.to(exact)) * 255
         grey = pixels[:, :1] if self.compat else pixels.mean(1, keepdim=True)
         amplitude = torch.fft.fftshift(torch.fft.fft2(grey).abs(), dim=(-2, -1))

@@ -1,6 +1,7 @@
 """High-frequency prompts before each block (SAM-Adapter)."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +25,7 @@ class HighFrequency(Adapter):
     Source: "SAM Fails to Segment Anything? SAM-Adapter" (Chen et al., 2023, arXiv 2304.09148), and
     its released branch for SAM 2 where widths change along the blocks: there one group of layers
     serves the blocks whose inputs have one width and stride, the image goes through overlapping
-    convolutions from group to group, and each block embeds its own input instead of the patches.
+    convolutions from group to group, and what enters a group is embedded instead of the patches.
 
     Differences of the default: the embedding feature is a projection of the token vectors (the
     released code for SAM mixes tokens and channels before it); the up-projections start at zero;
@@ -65,24 +66,24 @@ class HighFrequency(Adapter):
         self._initialise()
 
     @override
-    def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> tuple[Tensor, ...]:
+    def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> "_Levels":
         maps = high_pass(image, self._half(image.shape[-2:])).to(tokens.dtype)
         if not self.is_pyramid:
             features = self.patches[0](maps).permute(0, 2, 3, 1)
-            return (features + self.embedding[0](self._vectors(tokens)),)
-        levels = []
+            embedded = self.embedding[0](self._vectors(tokens))
+            return _Levels((features,), {0: embedded})
+        levels: list[Tensor] = []
         for patches in self.patches:
             maps = patches(maps)
             levels.append(maps.permute(0, 2, 3, 1))
-        return tuple(levels)
+        return _Levels(tuple(levels), {})
 
     @override
     def before(self, index: int, tokens: Tokens, state: Any) -> Tokens:
         group = self.groups[index]
-        features = state[group]
-        if self.is_pyramid:
-            features = features + self.embedding[group](tokens)
-        return tokens + self.prompt(index, features)
+        if self.is_pyramid and index == self.groups.index(group):
+            state.embedded[group] = self.embedding[group](tokens)
+        return tokens + self.prompt(index, state.image[group] + state.embedded[group])
 
     def prompt(self, index: int, features: Inner) -> Tokens:
         """What is added to the input of block `index`."""
@@ -120,6 +121,14 @@ class HighFrequency(Adapter):
         if self.compat is None:
             for up in self.up:
                 nn.init.zeros_(up.weight)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class _Levels:
+    """Features of the image, and of what entered each group so far, in one forward pass."""
+
+    image: tuple[Inner, ...]
+    embedded: dict[int, Inner]
 
 
 class _Overlapping(nn.Module):

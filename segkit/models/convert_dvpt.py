@@ -65,7 +65,7 @@ def _renamed(state: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
     """
     renamed: dict[str, Tensor] = {}
     for key, value in state.items():
-        name = _name(key)
+        name = authors_name(key)
         if name in renamed and not torch.equal(renamed[name], value):
             raise CheckpointError(
                 f"{key} differs from the copy of the same shared module in an earlier block",
@@ -77,7 +77,8 @@ def _renamed(state: Mapping[str, Tensor], task: Task) -> dict[str, Tensor]:
     return renamed
 
 
-def _name(key: str) -> str:
+def authors_name(key: str) -> str:
+    """Our name of an authors' tensor; one without is left as it is."""
     if not key.startswith(_BLOCK):
         return _replaced(key, _NAMES)
     index, _, rest = key.removeprefix(_BLOCK).partition(".")

@@ -136,7 +136,7 @@ def _load(segmenter: Segmenter, trained: Mapping[str, Tensor], sizes: SamSizes, 
     Raises:
         CheckpointError: A tensor is missing, unexpected, mis-shaped, or should never have changed.
     """
-    state = {_name(key): value for key, value in trained.items() if ".freq_norm." not in key}
+    state = {authors_name(key): value for key, value in trained.items() if ".freq_norm." not in key}
     _check_norms(trained, sizes, task)
     # not part of the released model: it always shows the whole code at test time
     state["decoder.progress"] = torch.tensor(1.0)
@@ -144,7 +144,7 @@ def _load(segmenter: Segmenter, trained: Mapping[str, Tensor], sizes: SamSizes, 
     segmenter.load_trainable_state(state)
 
 
-def _name(key: str) -> str:
+def authors_name(key: str) -> str:
     """Authors' names to those of `Segmenter.trainable_state`."""
     kind, _, number = key.rpartition("_")
     lora = "backbone.adapter.members.0.layers.blocks:{}:attn:qkv"

@@ -36,8 +36,8 @@ def test_authors_form_starts_near_the_identity_not_at_it() -> None:
     torch.manual_seed(0)
     adapter = HighFrequency(sam_spec(NANO), compat="authors")
     image, tokens = torch.rand(1, 3, 64, 64), torch.randn(1, 4, 4, NANO.embed_dim)
-    (features,) = adapter.prepare(image, tokens, Grid((1, 64, 64)))
-    size = adapter.prompt(0, features).abs().mean()
+    state = adapter.prepare(image, tokens, Grid((1, 64, 64)))
+    size = (adapter.before(0, tokens, state) - tokens).abs().mean()
     assert 0 < size < 0.05
 
 
@@ -93,3 +93,14 @@ def test_changing_widths_get_one_group_per_width_and_stride() -> None:
     )
     loss.backward()
     assert [name for name, p in adapter.named_parameters() if not p.grad.any()] == []
+
+
+def test_a_group_embeds_what_enters_it_once() -> None:
+    adapter = HighFrequency(hierarchical(), ratio=8)
+    torch.nn.init.ones_(adapter.up[0].weight)
+    state = adapter.prepare(torch.rand(1, 3, 64, 64), torch.zeros(1), Grid((1, 64, 64)))
+    first, other = torch.randn(2, 1, 16, 16, 32)
+    adapter.before(0, first, state)
+    adapter.light[1].load_state_dict(adapter.light[0].state_dict())
+    expected = adapter.before(0, first, state) - first
+    torch.testing.assert_close(adapter.before(1, other, state) - other, expected)

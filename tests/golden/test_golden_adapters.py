@@ -131,7 +131,8 @@ def test_high_frequency_prompts(
     adapter = HighFrequency(spec(64, 64), compat=compat).double()  # type: ignore[arg-type]
     parts = (*adapter.up, *adapter.embedding, *adapter.light, *adapter.patches)
     fill(parts)
-    (features,) = adapter.prepare(wave(1, 3, 32, 32), wave(1, 4, 4, 64), Grid((1, 32, 32)))
+    state = adapter.prepare(wave(1, 3, 32, 32), wave(1, 4, 4, 64), Grid((1, 32, 32)))
+    features = state.image[0] + state.embedded[0]
     for index, expected in enumerate(PROMPTS[compat]):
         assert summary(adapter.prompt(index, features)) == pytest.approx(expected, abs=1e-9)
 
