@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from segkit.metrics.measurements import measure as measure
     from segkit.models import build as build
     from segkit.models.segmenter import Segmenter as Segmenter
+    from segkit.models.tracker import Tracker as Tracker
     from segkit.planning.planner import plan as plan
     from segkit.predictors.image import ImagePredictor as ImagePredictor
+    from segkit.predictors.video import VideoPredictor as VideoPredictor
     from segkit.predictors.volume import VolumePredictor as VolumePredictor
     from segkit.typing import BackboneSpec as BackboneSpec
     from segkit.typing import Prompts as Prompts
@@ -36,6 +38,8 @@ _HOMES = {
     "ImagePredictor": "segkit.predictors.image",
     "Prompts": "segkit.typing",
     "Segmenter": "segkit.models.segmenter",
+    "Tracker": "segkit.models.tracker",
+    "VideoPredictor": "segkit.predictors.video",
     "VolumePredictor": "segkit.predictors.volume",
     "build": "segkit.models",
     "evaluate": "segkit.evaluation.runner",
