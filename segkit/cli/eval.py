@@ -15,10 +15,12 @@ from rich.progress import Progress as Bar
 
 from segkit.cli.hydra_app import run_hydra
 from segkit.cli.targets import check_targets
+from segkit.data.clips_sequences import ClipSpec
 from segkit.data.datamodule import SampleSpec, SourceSpec
 from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
 from segkit.evaluation import Evaluation, EvaluationSettings, OracleProtocol, Others, evaluate
+from segkit.evaluation.clips_runner import ClipSettings, evaluate_clips
 from segkit.evaluation.others import named
 from segkit.evaluation.samples import Progress
 
@@ -55,6 +57,8 @@ def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evalua
         )
     trained = {} if cfg.run is None else _training_config(Path(cfg.run))
     slices = trained.get("data", {}).get("slices", {})
+    if "clips" in slices:
+        return _evaluate_clips(cfg, plain, trained, progress)
     source = _changed(_built(slices, "source", SourceSpec), plain["data"])
     protocol = _protocol(plain["prompt"], trained)
     settings: EvaluationSettings = instantiate(cfg.settings, _convert_="all")
@@ -69,6 +73,36 @@ def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evalua
         splits=_built(slices, "split", SplitSpec),
         samples=_changed(_built(slices, "samples", SampleSpec), plain["data"]),
         others=Others(named(plain["against"]), named(plain["predictions"])),
+        progress=progress,
+    )
+
+
+def _evaluate_clips(
+    cfg: DictConfig, plain: Mapping[str, Any], trained: Mapping[str, Any], progress: Progress | None
+) -> Evaluation:
+    """Evaluate a model that was trained on clips: on clips, marked once on their first frame."""
+    slices = trained["data"]["slices"]
+    if plain["against"] or plain["predictions"]:
+        raise InputError(
+            "clips are not compared with other runs or with label maps yet",
+            fix="leave out against and predictions",
+        )
+    source = _changed(_built(slices, "source", SourceSpec), plain["data"])
+    settings = ClipSettings(
+        clips=_built(slices, "clips", ClipSpec),
+        mark={None: "box", "clicks": "click"}.get(plain["prompt"]["kind"], plain["prompt"]["kind"]),
+        evaluation=instantiate(cfg.settings, _convert_="all"),
+    )
+    return evaluate_clips(
+        cfg.run,
+        source.find(plain["data"]["root"]),
+        settings,
+        split=cfg.split,
+        out=cfg.out,
+        checkpoint=cfg.checkpoint or trained.get("backbone", {}).get("checkpoint"),
+        device=cfg.device,
+        splits=_built(slices, "split", SplitSpec),
+        samples=_changed(_built(slices, "samples", SampleSpec), plain["data"]),
         progress=progress,
     )
 

@@ -199,7 +199,7 @@ def _rows(
         frozen = frozen.to(predictor.device)
     predict[ZERO_SHOT] = Tracked(tracker_of(frozen, checkpoint), mark)
     titles = {ZERO_SHOT: "Zero-shot (frozen, with memory)"}
-    if origin is not None and info is not None and info.metrics:
+    if origin is not None:
         predict[ADAPTED] = Tracked(tracker_of(predictor.segmenter, checkpoint), mark)
         titles[ADAPTED] = "Adapted"
     predict[COPY_LAST] = copy_first
