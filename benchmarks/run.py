@@ -4,7 +4,7 @@ import argparse
 import subprocess
 import sys
 
-CPU = ("benchmarks.bench_encode", "benchmarks.bench_volume")
+CPU = ("benchmarks.bench_encode", "benchmarks.bench_volume", "benchmarks.bench_windows")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Masks in volumes, read slice by slice."""
+"""Masks in volumes, read slice by slice or block by block."""
 
 from typing_extensions import override
 
@@ -12,8 +12,9 @@ from segkit.predictors.base import Predictor
 class VolumePredictor(Predictor):
     """Segment volumes: coordinates are voxel indices (k, j, i) or millimetres.
 
-    The model sees one slice at a time, along the axis of the largest spacing; a point prompts its
-    slice, a box each slice it spans.
+    A model of slices sees one at a time, by default along the axis of the largest spacing: a point
+    prompts its slice, a box each slice it spans, and `Session.propagate` carries masks further. A
+    model of blocks sees what lies around the marks in three dimensions.
 
     Example:
         >>> import numpy as np

@@ -10,6 +10,7 @@ import torch
 from segkit.data.volume import Volume
 from segkit.errors import DataWarning, InputError
 from segkit.models import build
+from segkit.models.build import BUILDERS
 from segkit.predictors import VolumePredictor
 from segkit.predictors.watch import CancelledError
 
@@ -225,3 +226,17 @@ def test_mirrored_slices_are_averaged(a_scan: Make) -> None:
 def test_picture_is_refused_by_a_model_of_blocks(bright: Make) -> None:
     with pytest.raises(InputError, match=r"picture of size \(20, 30\)"):
         bright(patch=PATCH).open(np.zeros((20, 30), dtype=np.uint8))
+
+
+def test_lifted_sam_answers_clicks_boxes_and_classes() -> None:
+    volume = Volume(
+        np.random.default_rng(0).integers(0, 255, (20, 50, 40)).astype(np.uint8),
+        bright_geometry((20, 50, 40)),
+    )
+    session = VolumePredictor(BUILDERS["sam3d_tiny"](), device="cpu").open(volume)
+    session.add_points([(5, 20, 20)], [1]).add_box(((2, 5, 5), (18, 40, 30)))
+    found = session.add_points([(3, 3, 3)], [0]).mask()
+    assert found.shape == (20, 50, 40)
+    assert all(0 <= iou <= 1 for iou in session.scores().values())
+    labels = VolumePredictor(BUILDERS["sam3d_tiny"](classes=2), device="cpu").segment(volume)
+    assert set(np.unique(labels)) <= {0, 1, 2}
