@@ -12,6 +12,7 @@ from segkit.lightning.keeper import InterruptedRunError, RunKeeper
 from segkit.lightning.optimizer import OptimizerPlan
 from segkit.lightning.run_folder import RunFolder
 from segkit.lightning.seeding import is_first_process, seed_all
+from segkit.lightning.supervised import SupervisedModule
 from segkit.lightning.training import FitResult, fit
 from segkit.lightning.video import Following, VideoModule
 
@@ -31,6 +32,7 @@ __all__ = [
     "RunKeeper",
     "SegmentationData",
     "SegmentationModule",
+    "SupervisedModule",
     "VideoModule",
     "WeightAverage",
     "fit",
