@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from segkit.cli import predict_video
 from segkit.cli.predict_prompts import CommandPrompts, add_prompt_arguments
 from segkit.data.atomic import atomic_file
+from segkit.data.meshes import is_mesh, save_surface
 from segkit.data.options import add_read_arguments, read_options_from
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
@@ -26,6 +28,7 @@ FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd", ".png", ".tif", ".dc
 EXAMPLE = """examples:
   segkit predict ct.nii.gz -m runs/liver -o liver.nii.gz
   segkit predict cases/ -m runs/liver -o masks/ --resume
+  segkit predict ct.nii.gz -m runs/liver -o liver.stl --label liver
   segkit predict polyp.png -m nano -o mask.png --box 80,60,210,180
   segkit predict t1.nrrd -m nano -o mask.nrrd --point=-12.5,30,41.2 --space ras
   segkit predict ct.nii.gz -m nano -o kidney.nii.gz --box 90,80,40,150,160,41 --propagate
@@ -41,7 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "predict",
         help="segment files; the mask has the input's own grid",
-        epilog=EXAMPLE,
+        epilog=f"{EXAMPLE}\n\n{predict_video.EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, DICOM folder or folder")
@@ -70,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "text prompts are not part of this version", fix="use --point, --box or --mask"
         )
+    if predict_video.is_sequence(args):
+        return predict_video.run(args)
     inputs = find_inputs(args.inputs)
     is_single = len(inputs) == 1
     outputs = [output_path(one, args.output, args.format, is_single=is_single) for one in inputs]
@@ -111,6 +116,8 @@ class _Work:
         session = predictor.open(source, axis=self.prompts.axis)
         session.name = self.label or session.name
         self.prompts.apply(session)
+        if is_mesh(output):
+            return save_surface(output, session.logits(), source)
         return session.save(output)
 
     def _classes(self, predictor: Predictor, source: Volume | Picture, output: Path) -> Path:
@@ -120,6 +127,8 @@ class _Work:
             if self.label not in names:
                 raise InputError(f"unknown label {self.label!r}; allowed: {sorted(names)}")
             labels = np.where(labels == names[self.label], labels, 0)
+        if is_mesh(output):
+            return save_surface(output, np.where(labels > 0, 1.0, -1.0), source)
         return predictor.save(output, labels, source)
 
 
