@@ -75,7 +75,7 @@ def encode(array: np.ndarray, encoding: str = "raw") -> list[bytes | memoryview]
         raise CodecError(f"arrays of type {array.dtype} cannot be sent; allowed: {DTYPES}")
     if encoding not in ENCODINGS or (encoding == "bits" and array.dtype != np.bool_):
         raise CodecError(f"encoding {encoding!r} does not fit {array.dtype}; known: {ENCODINGS}")
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     about = {"dtype": array.dtype.name, "shape": list(array.shape), "encoding": encoding}
     header = json.dumps(about, separators=(",", ":")).encode()
     head = MAGIC + struct.pack("<I", len(header)) + header

@@ -15,7 +15,7 @@ class RequestError(ServerError, ValueError):
     """The request cannot be answered as it is: a prompt, a shape, a name (400, 404, 409, 413)."""
 
 
-class AuthError(ServerError, PermissionError):
+class AuthError(ServerError):
     """The token is missing or wrong, or the address is not allowed (401, 403, 421)."""
 
 

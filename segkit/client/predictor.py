@@ -62,13 +62,11 @@ class RemotePredictor:
         self._url, self._token, self._timeout_s = url, token, timeout_s
         self._transport = Transport(url, token=token, timeout_s=timeout_s, patience_s=patience_s)
         self._closed = threading.Event()
-        check_version(self._transport)
-        if lease:
-            self._transport.lease = lease
-            self._transport.post(f"{PREFIX}/heartbeat")
-        else:
-            about = self._transport.post(f"{PREFIX}/leases").json()
-            self._transport.lease = str(about["lease"])
+        try:
+            self._enter(lease)
+        except ServerError:
+            self._transport.close()
+            raise
         self._beat(20.0)
 
     @property
@@ -186,6 +184,15 @@ class RemotePredictor:
     def __exit__(self, *_: object) -> None:
         """Leave at the end of a `with` block."""
         self.close()
+
+    def _enter(self, lease: str) -> None:
+        check_version(self._transport)
+        if lease:
+            self._transport.lease = lease
+            self._transport.post(f"{PREFIX}/heartbeat")
+        else:
+            about = self._transport.post(f"{PREFIX}/leases").json()
+            self._transport.lease = str(about["lease"])
 
     def _upload_file(self, path: Path) -> RemoteImage:
         known = [suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)]

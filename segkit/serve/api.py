@@ -84,6 +84,7 @@ def router(engine: Engine) -> APIRouter:
     _add_lease_routes(routes, engine)
     _add_image_routes(routes, engine)
     _add_session_routes(routes, engine)
+    _add_change_routes(routes, engine)
     _add_result_routes(routes, engine)
     _add_job_routes(routes, engine)
     _add_model_routes(routes, engine)
@@ -179,12 +180,15 @@ def _add_image_routes(routes: APIRouter, engine: Engine) -> None:
         return Response(pictures.image_png(source, axis, index, window), media_type="image/png")
 
 
-def _add_session_routes(routes: APIRouter, engine: Engine) -> None:
-    async def act(request: Request, object_id: str, work: Callable[[Lease], Update]) -> Response:
-        lease = await lease_of(engine, request)
-        lease.workspace.item(object_id)
-        return update_answer(await engine.compute(lease, lambda: work(lease), request))
+async def _act(
+    engine: Engine, request: Request, object_id: str, work: Callable[[Lease], Update]
+) -> Response:
+    lease = await lease_of(engine, request)
+    lease.workspace.item(object_id)
+    return update_answer(await engine.compute(lease, lambda: work(lease), request))
 
+
+def _add_session_routes(routes: APIRouter, engine: Engine) -> None:
     @routes.post("/sessions")
     async def open_session(request: Request) -> Answer:
         lease = await lease_of(engine, request)
@@ -219,7 +223,7 @@ def _add_session_routes(routes: APIRouter, engine: Engine) -> None:
             lease.workspace.prompt(item, given, drawn)
             return lease.workspace.render(item) if about.run else Update(has_run=False)
 
-        return await act(request, object_id, add)
+        return await _act(engine, request, object_id, add)
 
     @routes.post("/sessions/{object_id}/run")
     async def run(request: Request, object_id: str) -> Response:
@@ -228,19 +232,30 @@ def _add_session_routes(routes: APIRouter, engine: Engine) -> None:
             lease.workspace.refresh(item)
             return lease.workspace.render(item)
 
-        return await act(request, object_id, render)
+        return await _act(engine, request, object_id, render)
 
-    @routes.post("/sessions/{object_id}/{action}")
-    async def change(
-        request: Request, object_id: str, action: Literal["undo", "redo", "reset"]
-    ) -> Response:
+
+def _add_change_routes(routes: APIRouter, engine: Engine) -> None:
+    async def change(request: Request, object_id: str, action: str) -> Response:
         def work(lease: Lease) -> Update:
             item = lease.workspace.item(object_id)
             has_run = lease.workspace.act(item, action)
             update = lease.workspace.render(item)
             return Update(has_run, update.box, update.content)
 
-        return await act(request, object_id, work)
+        return await _act(engine, request, object_id, work)
+
+    @routes.post("/sessions/{object_id}/undo")
+    async def undo(request: Request, object_id: str) -> Response:
+        return await change(request, object_id, "undo")
+
+    @routes.post("/sessions/{object_id}/redo")
+    async def redo(request: Request, object_id: str) -> Response:
+        return await change(request, object_id, "redo")
+
+    @routes.post("/sessions/{object_id}/reset")
+    async def reset(request: Request, object_id: str) -> Response:
+        return await change(request, object_id, "reset")
 
 
 def _add_result_routes(routes: APIRouter, engine: Engine) -> None:

@@ -4,6 +4,7 @@ import logging
 import traceback
 
 import torch
+from fastapi.exceptions import RequestValidationError
 
 from segkit.client.codec import CodecError, TooLargeError
 from segkit.errors import InputError, SegkitError
@@ -54,6 +55,8 @@ def as_refusal(error: BaseException) -> Refusal:
     match error:
         case Refusal():
             return error
+        case RequestValidationError():
+            return bad("a parameter of the request is missing or has another type", "bad_field")
         case TooLargeError():
             return Refusal(413, str(error), "too_large")
         case CodecError():

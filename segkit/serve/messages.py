@@ -122,7 +122,9 @@ def read_prompt(value: object) -> Prompt:
 def _where(error: ValidationError) -> str:
     """Field and fault, without the value that was sent."""
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"] if len(str(part)) < 40) or "the body"
+    # the name of a field that nobody knows is the client's own text
+    known = first["loc"][:-1] if first["type"] == "extra_forbidden" else first["loc"]
+    field = ".".join(map(str, known)) or "the body"
     return f"{field}: {first['msg']}"
 
 

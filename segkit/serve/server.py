@@ -39,6 +39,12 @@ def run(models: Sequence[str | Path], settings: Settings, *, device: Device = "a
     residents.load(models, device=device)
     engine = Engine(residents, settings, state=state)
     _allow_many_connections()
+    build(engine).run()
+
+
+def build(engine: Engine) -> uvicorn.Server:
+    """Web server around an engine, not yet running; its end closes the engine."""
+    settings = engine.settings
     config = uvicorn.Config(
         create_app(engine),
         host=settings.host,
@@ -52,7 +58,7 @@ def run(models: Sequence[str | Path], settings: Settings, *, device: Device = "a
         timeout_keep_alive=30,
         timeout_graceful_shutdown=5,
     )
-    _Server(config).run()
+    return _Server(config)
 
 
 class _Server(uvicorn.Server):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -150,10 +151,11 @@ def private_folder() -> Path:
         raise InputError("the folder for temporary files belongs to another user", path=root)
     root.chmod(0o700)
     for old in root.iterdir():
-        if old.name.isdecimal() and not _is_running(int(old.name)):
+        pid = old.name.partition("-")[0]
+        if pid.isdecimal() and not _is_running(int(pid)):
             shutil.rmtree(old, ignore_errors=True)
-    own = root / str(os.getpid())
-    own.mkdir(mode=0o700, exist_ok=True)
+    own = root / f"{os.getpid()}-{secrets.token_hex(8)}"
+    own.mkdir(mode=0o700)
     return own
 
 

@@ -1,0 +1,31 @@
+"""Servers for the tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
+from serving import TOKEN, Running, serving, threaded, tiny_engine
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A process as a person starts it for this machine, with nano."""
+    folder = tmp_path_factory.mktemp("open")
+    flags = ("--port", "0", "--max-sessions", "64", "--state-dir", str(folder / "state"))
+    with serving(folder, *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[str]:
+    """Address of a server with a token."""
+    with threaded(tiny_engine(token=TOKEN, max_leases=64)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def plain() -> Iterator[str]:
+    """Address of a server without a token, with an automatic model too."""
+    with threaded(tiny_engine(classes=2, max_leases=64)) as url:
+        yield url
