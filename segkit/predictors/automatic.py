@@ -23,10 +23,12 @@ def label_slices(slices: EncodedSlices, *, mirror: bool, watch: Watch) -> Labels
     for start in range(0, count, SLICES_PER_BATCH):
         watch.step(start, count)
         indices = range(start, min(start + SLICES_PER_BATCH, count))
-        logits = slices.classify(indices, mirror=mirror)
-        for index, one in zip(indices, logits, strict=True):
-            scores = view.logits_to_source([one], [index])[0]
-            out[index] = _classes(torch.from_numpy(scores))
+        if slices.has_fields and not mirror:
+            scores = slices.classify_on_source(indices)
+        else:
+            scores = view.logits_to_source([*slices.classify(indices, mirror=mirror)], indices)
+        for index, one in zip(indices, scores, strict=True):
+            out[index] = _classes(torch.from_numpy(one))
     watch.step(count, count)
     return view.restore(out)
 

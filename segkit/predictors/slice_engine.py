@@ -29,6 +29,7 @@ class SliceMask:
 
     `bits` is the mask on the source pixels, packed; `is_given` says that it is the user's own,
     `is_seed` that it stands on marks of its own and was not carried over from a neighbour.
+    `on_source` are the logits on the source pixels of a decoder whose masks are continuous.
     """
 
     logits: Float[torch.Tensor, "1 rows cols"]
@@ -36,6 +37,7 @@ class SliceMask:
     bits: UInt8[np.ndarray, " bytes"]
     is_given: bool = False
     is_seed: bool = True
+    on_source: Float[np.ndarray, "rows columns"] | None = None
 
 
 Masks = Mapping[int, SliceMask]
@@ -123,6 +125,8 @@ class SliceEngine(Engine[Masks]):
         for index, mask in state.items():
             if mask.is_given:
                 stack[index] = np.where(self._plane(mask), GIVEN_LOGIT, -GIVEN_LOGIT)
+            elif mask.on_source is not None:
+                stack[index] = mask.on_source
             else:
                 stack[index] = self.view.logits_to_source([mask.logits.numpy()], [index])[0][0]
         return self.view.restore(stack)
@@ -180,6 +184,9 @@ class SliceEngine(Engine[Masks]):
             prediction = self.slices.decode(index, prompts, multimask=is_ambiguous).best()
             logits, iou = prediction.logits[0].float().cpu(), float(prediction.iou[0, 0])
         assert logits is not None
+        if self.slices.has_fields:
+            native = self.slices.on_source(index, prompts)
+            return SliceMask(logits, iou, np.packbits(native > 0), on_source=native)
         return self._slice_mask(index, logits, iou)
 
     def _prior(
@@ -198,10 +205,15 @@ class SliceEngine(Engine[Masks]):
         return logits
 
     def _slice_mask(
-        self, index: int, logits: Float[torch.Tensor, "1 rows cols"], iou: float, **more: bool
+        self,
+        index: int,
+        logits: Float[torch.Tensor, "1 rows cols"],
+        iou: float,
+        *,
+        is_seed: bool = True,
     ) -> SliceMask:
         plane = self.view.logits_to_source([logits.numpy()], [index])[0][0] > 0
-        return SliceMask(logits, iou, np.packbits(plane), **more)
+        return SliceMask(logits, iou, np.packbits(plane), is_seed=is_seed)
 
     def _plane(self, mask: SliceMask | None) -> Bool[np.ndarray, "rows columns"]:
         rows, columns = self.view.shape[1:]

@@ -56,6 +56,38 @@ class EncodedSlices:
         return self.segmenter.decode(self.features(index), prompts, multimask=multimask)
 
     @property
+    def has_fields(self) -> bool:
+        """Whether masks are continuous, and can be had on the source pixels without resizing."""
+        return self.segmenter.decoder.resolution_free
+
+    @property
+    def content_share(self) -> tuple[float, float]:
+        """Share of the model input that the slice covers, per axis; the rest is padding."""
+        height, width = self.view.content_size
+        return height / self.view.spec.size, width / self.view.spec.size
+
+    @torch.inference_mode()
+    def on_source(self, index: int, prompts: Prompts) -> Float[np.ndarray, "rows columns"]:
+        """Logits of one object on the pixels of slice `index`, straight from its field."""
+        prediction = self.segmenter.decode(
+            self.features(index),
+            prompts.to(self.segmenter.device),
+            size=self.view.shape[1:],
+            area=self.content_share,
+        )
+        return prediction.logits[0, 0].float().cpu().numpy()
+
+    @torch.inference_mode()
+    def classify_on_source(
+        self, indices: Sequence[int]
+    ) -> Float[np.ndarray, "slices classes rows columns"]:
+        """Class logits on the pixels of slices, straight from their fields (automatic mode)."""
+        prediction = self.segmenter.decode(
+            self.encode(indices), None, size=self.view.shape[1:], area=self.content_share
+        )
+        return prediction.logits.float().cpu().numpy()
+
+    @property
     def mask_size(self) -> tuple[int, int]:
         """Rows and columns of mask logits: four cells per embedding cell, as in SAM's decoder."""
         side = 4 * (self.view.spec.size // self.segmenter.spec.out_stride)
