@@ -1,6 +1,7 @@
 """A promptable model whose answers are known: what is bright and marked is the object."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import cc3d
 import numpy as np
@@ -40,6 +41,7 @@ class BrightSegmenter(nn.Module):
         self.spec = BackboneSpec("bright", side, 1, (), 1, 4, dimensions)
         self.classes, self.is_automatic = classes, classes is not None
         self.prompt_encoder, self.recipe = nn.Identity(), None
+        self.decoder = SimpleNamespace(resolution_free=False)
         self.device = torch.device("cpu")
         self.encoded, self.seen = 0, list[Prompts]()
 
