@@ -35,6 +35,7 @@ __all__ = [
     "load_sam",
     "load_strictly",
     "path_inside",
+    "read_content",
     "read_state_dict",
     "read_weights",
     "write_safetensors",
@@ -147,6 +148,19 @@ def read_weights(
             tensors, metadata = read_safetensors(file, path)
     _check_finite(tensors, path)
     return WeightFile(tensors, metadata, found)
+
+
+def read_content(path: str | Path) -> tuple[object, str]:
+    """Read a torch file that is more than one state dict, and its sha256.
+
+    Raises:
+        CheckpointError: As `read_weights`, but for values that are not finite.
+    """
+    path = Path(path)
+    with closing(_open(path)) as file:
+        found = _hash(file)
+        _check_hash(path, found, _sidecar(path))
+        return read_torch(file, path), found
 
 
 def read_state_dict(
