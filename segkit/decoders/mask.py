@@ -38,6 +38,8 @@ class MaskDecoder(Decoder):
         super().__init__()
         if attention not in get_args(Attention):
             raise ValueError(f"attention must be one of {get_args(Attention)}, got {attention!r}")
+        if hasattr(module, "conv_s0"):
+            raise ValueError("this is the decoder of a SAM 2; use Sam2MaskDecoder or QueryDecoder")
         self.module, self.attention = module, attention
 
     @override

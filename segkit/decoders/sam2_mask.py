@@ -63,6 +63,8 @@ class Sam2MaskDecoder(Decoder):
 
     def __init__(self, module: Sam2MaskHead, *, stability_fallback: bool = True) -> None:
         super().__init__()
+        if not hasattr(module, "conv_s0"):
+            raise ValueError("this is the decoder of a SAM without a pyramid; use MaskDecoder")
         self.module, self.stability_fallback = module, stability_fallback
         module.no_mem_embed.requires_grad_(False)
 
