@@ -70,6 +70,7 @@ def test_every_experiment_builds(name: str) -> None:
     more = ["adapter.ratio=4"] if name in ("vessels", "sam_adapter_polyp") else []
     more += ["adapter.blocks=2"] if name == "dd_sam2" else []
     backbone = "sam2_test" if name in ("cine_video", "dd_sam2") else "sam_tiny"
+    backbone = "sam3d_tiny" if is_volumetric(name) else backbone
     chosen = [] if name in SUPERVISED else [f"backbone={backbone}"]
     cfg = compose(f"experiment={name}", *chosen, *more)
     module = build(cfg)
@@ -90,12 +91,15 @@ def test_every_experiment_shows_the_command_that_runs_it(name: str) -> None:
         (group, name)
         for group in ("adapter", "prompt", "data", "trainer", "loss", "debug", "decoder")
         for name in options(group)
-        if (group, name) not in (("decoder", "mask"), ("loss", "dice_ce"))
+        if (group, name) not in (("decoder", "mask"), ("decoder", "inr"), ("loss", "dice_ce"))
     ],
 )
 def test_every_option_of_every_group_builds(group: str, name: str) -> None:
     has_memory = (group, name) == ("prompt", "clips")
     overrides = ["backbone=sam2_test" if has_memory else "backbone=sam_tiny", f"{group}={name}"]
+    if name.startswith("multilevel"):
+        overrides[0] = "backbone=sam3d_tiny"
+        overrides += ["prompt=click"] if name == "multilevel" else []
     if (group, name) == ("adapter", "highfreq"):
         overrides.append("adapter.ratio=4")
     build(compose(*overrides))
