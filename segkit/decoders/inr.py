@@ -1,6 +1,6 @@
 """Masks as continuous functions of position (I-MedSAM's decoder)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,7 +13,7 @@ from segkit.decoders.base import Decoder, select
 from segkit.decoders.inr_field import CODE, ImplicitField, Samples, coordinate_code, unmasking
 from segkit.decoders.sam2_mask import without_memory
 from segkit.decoders.two_way import two_way
-from segkit.typing import Features, MaskPrediction, PromptTokens
+from segkit.typing import BackboneSpec, Features, MaskPrediction, PromptTokens
 
 Trained = Literal["field", "all"]
 Size = tuple[int, ...]
@@ -27,14 +27,16 @@ class MaskField:
     Positions are in array order, (row, column) or (depth, row, column), each from -1 at the first
     edge of the model input to 1 at the last; a pixel j of n lies at (2 j + 1) / n - 1. The value at
     a position depends on nothing else, so a mask may be asked for in any pieces and at any
-    resolution. `threshold` is the uncertainty from which on logits are refined.
+    resolution. `threshold` is the uncertainty from which on logits are refined; `share` is that of
+    the cells that the input covers per axis, where they were padded.
     """
 
     net: ImplicitField
     cells: Levels
-    positions: Levels
+    positions: Levels | None
     weights: Float[Tensor, " code"]
     threshold: Float[Tensor, "objects masks"] | None = None
+    share: tuple[float, ...] | None = None
 
     def query(self, points: Float[Tensor, "points axes"]) -> Float[Tensor, "objects masks points"]:
         """Logits at positions."""
@@ -63,7 +65,11 @@ class MaskField:
         flat = -1.0 if self.net.compat else 0.0  # depth of an image
         depth = places[:, :-2] if places.shape[1] == 3 else places.new_full((len(places), 1), flat)
         code = coordinate_code(torch.cat([depth, places[:, -2:]], 1), compat=self.net.compat)
-        codes = torch.cat([sampled(self.positions, points)[0], code * self.weights], dim=1)
+        codes = code * self.weights
+        if self.positions is not None:
+            codes = torch.cat([sampled(self.positions, points)[0], codes], dim=1)
+        if self.share is not None:
+            points = (points + 1) * points.new_tensor(self.share) - 1
         features = sampled(self.cells, points)
         return Samples(features, codes.to(features.dtype))
 
@@ -86,7 +92,9 @@ class InrDecoder(Decoder):
     form; in a batch it chooses points over all images, as they do.
 
     On SAM 2 the finer feature levels take part. Levels of volumes, `[n c d h w]`, give
-    three-dimensional fields. The IoU is the one the probabilities themselves lead to expect.
+    three-dimensional fields. On the volumetric lift, whose prompt encoder has transformed the
+    features already, they are projected and not enlarged. The IoU is the one the probabilities
+    themselves lead to expect.
 
     Example:
         >>> from segkit.models import build
@@ -103,7 +111,7 @@ class InrDecoder(Decoder):
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | BackboneSpec,
         *,
         width: int = 256,
         share: float = 0.125,
@@ -114,11 +122,21 @@ class InrDecoder(Decoder):
         super().__init__()
         _check(width, share, unmask_epochs, trained, compat)
         self.unmask_epochs, self.compat = unmask_epochs, compat
-        upstream: Any = module
+        self.register_buffer("progress", torch.tensor(1.0))
+        self.is_sam2 = hasattr(module, "conv_s0")
+        self.project: nn.Conv3d | None = None
+        if isinstance(module, BackboneSpec):
+            self.stride, channels, codes = module.out_stride, module.out_dim // 8, CODE
+            self.project = nn.Conv3d(module.out_dim, channels, 1)
+        else:
+            channels, codes = self._take(module, trained)
+        self.field_net = ImplicitField(channels, codes, width=width, share=share, compat=compat)
+
+    def _take(self, upstream: Any, trained: Trained) -> tuple[int, int]:
+        """Keep SAM's own modules; returns the channels of features and the width of codes."""
         self.transformer = upstream.transformer
         self.output_upscaling = upstream.output_upscaling
         self.iou_token, self.mask_tokens = upstream.iou_token, upstream.mask_tokens
-        self.is_sam2 = hasattr(module, "conv_s0")
         frozen = [self.transformer, self.iou_token, self.mask_tokens]
         if self.is_sam2:
             # run by the backbone, kept here to be trained and stored with the decoder
@@ -128,15 +146,7 @@ class InrDecoder(Decoder):
             frozen.append(self.obj_score_token)
         for part in frozen:
             part.requires_grad_(trained == "all")
-        self.register_buffer("progress", torch.tensor(1.0))
-        channels = self.output_upscaling[3].out_channels
-        self.field_net = ImplicitField(
-            channels,
-            upstream.transformer_dim + CODE,
-            width=width,
-            share=share,
-            compat=compat,
-        )
+        return self.output_upscaling[3].out_channels, upstream.transformer_dim + CODE
 
     @override
     def begin_epoch(self, epoch: int) -> None:
@@ -181,7 +191,7 @@ class InrDecoder(Decoder):
             return field
         points = centres(tuple(field.cells.shape[2:])).to(field.cells.device)
         threshold = self.field_net.threshold(field.samples(points))
-        return MaskField(field.net, field.cells, field.positions, field.weights, threshold)
+        return replace(field, threshold=threshold)
 
     def query(
         self,
@@ -199,6 +209,8 @@ class InrDecoder(Decoder):
         prompts: PromptTokens,
         image_index: Int[Tensor, " objects"] | None,
     ) -> MaskField:
+        if self.project is not None:
+            return self._open_lifted(self.project, features, prompts)
         if self.is_sam2:
             features = without_memory(features, self.no_mem_embed)
         objects, level = len(prompts.sparse), features.levels[-1]
@@ -212,16 +224,23 @@ class InrDecoder(Decoder):
         finer = None
         if self.is_sam2:
             finer = [_selected(one, objects, image_index) for one in features.levels[1::-1]]
+        cells = _upscaled(self.output_upscaling, cells, finer)
+        return MaskField(self.field_net, cells, positions, self._weights())
+
+    def _open_lifted(
+        self, project: nn.Conv3d, features: Features, prompts: PromptTokens
+    ) -> MaskField:
+        """Field of a volume whose prompts are in the dense map already, or of all its classes."""
+        cells = project(features.levels[-1] if self.is_automatic else prompts.dense)
+        covered = [side * self.stride for side in cells.shape[2:]]
+        share = tuple(a / b for a, b in zip(features.grid.shape, covered, strict=True))
+        return MaskField(self.field_net, cells, None, self._weights(), share=share)
+
+    def _weights(self) -> Float[Tensor, " code"]:
         # the released code shows all of the code at test time, whatever was learned
-        progress = self.progress
-        if self.compat and not self.training:
-            progress = torch.ones_like(progress)
-        return MaskField(
-            self.field_net,
-            _upscaled(self.output_upscaling, cells, finer),
-            positions,
-            unmasking(progress, compat=self.compat),
-        )
+        is_whole = self.compat is not None and not self.training
+        progress = torch.ones_like(self.progress) if is_whole else self.progress
+        return unmasking(progress, compat=self.compat)
 
     def _tokens(self) -> list[nn.Embedding]:
         tokens = [self.iou_token, self.mask_tokens]
@@ -245,7 +264,7 @@ class InrClassDecoder(InrDecoder):
 
     def __init__(
         self,
-        module: nn.Module,
+        module: nn.Module | BackboneSpec,
         *,
         classes: int = 1,
         width: int = 256,

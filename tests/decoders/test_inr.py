@@ -184,6 +184,25 @@ def test_volumes_have_three_dimensional_fields() -> None:
     assert not deep[..., 0].allclose(deep[..., 1], atol=1e-5)
 
 
+def test_the_volumetric_lift_has_fields() -> None:
+    torch.manual_seed(0)
+    grid = Grid((10, 32, 32))
+    volume = torch.rand(10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    automatic = build.sam3d_tiny(decoder=partial(InrClassDecoder, width=8), classes=2).eval()
+    features = automatic.encode(volume, grid)
+    depth, rows, cols = features.levels[-1].shape[2:]
+    assert automatic.decode(features).logits.shape == (1, 2, depth, rows, cols)
+    assert automatic.decode(features, size=(10, 32, 40)).logits.shape == (1, 2, 10, 32, 40)
+    prompted = build.sam3d_tiny(decoder=partial(InrDecoder, width=8)).eval()
+    features = prompted.encode(volume, grid)
+    maps = []
+    for place in (4.0, 24.0):
+        click = Prompts(torch.tensor([[[2.0, place, place]]]), torch.tensor([[1]]))
+        maps.append(prompted.decode(features, click, size=(10, 32, 32)).logits)
+    assert maps[0].shape == (1, 1, 10, 32, 32)
+    assert not maps[0].allclose(maps[1], atol=1e-5)
+
+
 def test_published_frequencies_are_octaves() -> None:
     code = coordinate_code(torch.tensor([[0.0, 0.25, 0.5]]))[0]
     torch.testing.assert_close(code[10:13], torch.tensor([0.5**0.5, 1.0, 0.0]), atol=1e-6, rtol=0)
