@@ -24,12 +24,20 @@ SUMMARIES = table.RESULTS / "experiments"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One experiment: folder of the data, minutes of training, overrides of the config."""
+    """One experiment: folder of the data, minutes of training, overrides of the config.
+
+    `experiment` is the config, where it is not called as the study is.
+    """
 
     name: str
     data: str
     minutes: float
     overrides: tuple[str, ...] = ()
+    experiment: str = ""
+
+
+# a whole epoch and a whole validation would not end in the time
+_SHORT = ("trainer.limit_train_batches=10", "+trainer.limit_val_batches=8")
 
 
 STUDIES = (
@@ -38,6 +46,14 @@ STUDIES = (
     Study("fetal_head", "2d/hc18_fetal_head", 3),
     Study("nuclei", "2d/dsb2018_nuclei", 2),
     Study("vessels", "2d/chase_db1_vessels", 2),
+    Study("cine_video", "video/sunnybrook_cine_lv", 7, _SHORT),
+    Study(
+        "cine_video_lora",
+        "video/sunnybrook_cine_lv",
+        7,
+        (*_SHORT, "adapter=lora"),
+        experiment="cine_video",
+    ),
 )
 
 
@@ -66,7 +82,7 @@ def reproduce(study: Study, data: Path, run: Path, scale: float) -> None:
     minutes = study.minutes * scale
     limit = f"trainer.max_time=00:{int(minutes // 60):02}:{int(minutes % 60):02}:"
     limit += f"{round(minutes % 1 * 60):02}"
-    train = ["train", f"experiment={study.name}", f"data.root={data}", f"run={run}"]
+    train = ["train", f"experiment={study.experiment or study.name}", f"data.root={data}", f"run={run}"]
     train += [limit, "trainer.max_epochs=-1", "optimizer.follow=time", *study.overrides]
     seconds = segkit(train)
     peak_mib = json.loads((run / "environment.json").read_text())["result"]["peak_memory_mib"]
