@@ -62,7 +62,7 @@ def test_every_option_has_a_default(segmenter: Segmenter) -> None:
     assert [p.name for p in others if p.kind is not p.KEYWORD_ONLY] == []
 
 
-@pytest.mark.parametrize("size", [(64, 64), (40, 96)])
+@pytest.mark.parametrize("size", [(64, 64), (32, 96)])
 def test_logits_cover_the_input_and_iou_belongs_to_each_mask(
     segmenter: Segmenter, size: tuple[int, int]
 ) -> None:

@@ -233,10 +233,10 @@ def test_the_named_backbone_is_binding(tmp_path: Path) -> None:
     ("family", "backbone", "out", "match"),
     [
         (
-            "sam2",
+            "sam-3",
             None,
             "x.safetensors",
-            r"cannot convert the family 'sam2'; .*\['medsam'",
+            r"cannot convert the family 'sam-3'; did you mean 'sam'\? available: \['3dsam-adapter'",
         ),
         ("sam", "sam_vitb", "x.safetensors", "no backbone 'sam_vitb'; did you mean 'sam_vit_b'"),
         ("sam", None, "x.pth", r"must be a \.safetensors file"),
