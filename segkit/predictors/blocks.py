@@ -103,14 +103,17 @@ class EncodedBlocks:
     def decode(self, frame: Frame, prompts: Prompts, *, multimask: bool) -> MaskPrediction:
         """Masks of one object in a block, at the size of the block."""
         prompts = prompts.to(self.segmenter.device)
-        found = self.segmenter.decode(self.features(frame), prompts, multimask=multimask)
+        found = self.segmenter.decode(
+            self.features(frame), prompts, multimask=multimask, size=frame.size
+        )
         return MaskPrediction(_fitted(found.logits, frame.size), found.iou)
 
     @torch.inference_mode()
     def classify(self, blocks: Float[Tensor, "n channels d h w"]) -> Float[Tensor, "n c d h w"]:
         """Class logits of blocks (automatic mode)."""
-        found = self.segmenter.decode(self.encode(blocks), None)
-        return _fitted(found.logits, (blocks.shape[2], blocks.shape[3], blocks.shape[4]))
+        size = (blocks.shape[2], blocks.shape[3], blocks.shape[4])
+        found = self.segmenter.decode(self.encode(blocks), None, size=size)
+        return _fitted(found.logits, size)
 
 
 def block_reader(view: BlockView) -> Callable[[tuple[slice, slice, slice]], Tensor]:
