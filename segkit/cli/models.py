@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import segkit.models.weights as official
+from segkit.cli.zoo import add_actions, add_where, list_cards, show_card
 from segkit.models.build import BUILDERS
 from segkit.models.methods import METHODS, PUBLISHED, building_blocks, describe
 from segkit.models.weights import OFFICIAL, local_file
@@ -19,6 +20,8 @@ EXAMPLE = """examples:
   segkit models info sam-adapter --compat authors --json
   segkit models info sam_vit_b
   segkit models download sam_vit_b
+  segkit models card runs/liver --modality CT --licence CC-BY-4.0
+  segkit models list --in adapters/
 
 Files go to $SEGKIT_HOME/models, or ~/.cache/segkit/models, and are checked against their sha256. A
 download that was interrupted goes on where it stopped."""
@@ -35,18 +38,22 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     _add_json(parser, default=False)
     parser.set_defaults(action=_list)
-    actions = parser.add_subparsers(metavar="list|info|download")
-    _add_json(actions.add_parser("list", help="all that is known here"))
+    add_where(parser)
+    actions = parser.add_subparsers(metavar="list|info|card|index|download")
+    listing = actions.add_parser("list", help="all that is known here, or in a folder of adapters")
+    add_actions(actions, _add_json)
     info = actions.add_parser("info", help="sizes, licence, weights of one model or method")
-    info.add_argument("name", metavar="NAME", help="method or backbone")
+    info.add_argument("name", metavar="NAME", help="method, backbone, or adapter of a folder")
     info.add_argument("--compat", choices=("authors",), help="the released form of a method")
     info.add_argument("--backbone", metavar="NAME", help="another size of SAM than the usual one")
     info.set_defaults(action=_info)
     fetch = actions.add_parser("download", help="fetch the official weights of a backbone")
     fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(OFFICIAL)}")
     fetch.set_defaults(action=_download)
-    for one in (info, fetch):
+    for one in (listing, info, fetch):
         _add_json(one)
+    for one in (listing, info):
+        add_where(one)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +70,9 @@ def _add_json(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS)
     )
 
 
-def _list(_: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _list(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    if args.where is not None:
+        return list_cards(args.where)
     blocks = building_blocks()
     document: dict[str, Any] = {
         "backbones": [_weights(name) for name in BUILDERS],
@@ -81,6 +90,8 @@ def _list(_: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 
 def _info(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    if args.where is not None:
+        return show_card(args.name, args.where)
     found = describe(args.name, compat=args.compat, backbone=args.backbone)
     document = {**asdict(found), "weights": _weights(found.backbone)}
     count = found.parameters
