@@ -89,6 +89,7 @@ def test_a_frame_without_a_number_is_refused(tmp_path):
     ("options", "message"),
     [
         ({"frames": 1}, "frames >= 2"),
+        ({"windows": 0}, "windows >= 1"),
         ({"max_step": 0}, "max_step >= 1"),
         ({"period": 1}, "period must be >= 2"),
         ({"along": ("depth",)}, "no way through a recording"),
@@ -150,6 +151,15 @@ def test_batches_hold_windows_in_training_and_whole_clips_in_validation(recordin
     moved = train.to("cpu", non_blocking=True)
     assert moved.case_id == train.case_id
     assert len(data.fingerprint) == 64
+
+
+def test_an_epoch_may_draw_several_windows_of_each_clip(recordings, tmp_path):
+    data = module(recordings, tmp_path / "cache", clips=ClipSpec(frames=2, windows=3))
+    names = [name for batch in data.train_loader(0) for name in batch.case_id]
+    assert len(names) == 9
+    assert all(names.count(name) == 3 for name in names)
+    first, second = (data.train_clips.load(Draw(0, index)) for index in (0, 3))
+    assert first.name == second.name
 
 
 def test_unlabelled_frames_are_refused_unless_asked_for(recordings, tmp_path):

@@ -68,3 +68,8 @@ def test_nothing_to_train_is_refused() -> None:
 def test_algorithm_is_a_choice() -> None:
     segmenter = build.sam_tiny(classes=1)
     assert isinstance(OptimizerPlan(algorithm=torch.optim.SGD).build(segmenter), torch.optim.SGD)
+
+
+def test_a_halved_rate_stays_until_half_way() -> None:
+    plan = OptimizerPlan(schedule="halved", warmup=0.0)
+    assert [plan.factor(progress) for progress in (0.0, 0.49, 0.5, 1.0)] == [1.0, 1.0, 0.5, 0.5]
