@@ -50,7 +50,7 @@ def test_encoder_is_a_part_of_its_own_when_everything_is_trained() -> None:
         ({"lr": -1.0}, "learning rate 'lr' must be >= 0"),
         ({"lr": float("nan")}, "must be >= 0 and finite, got nan"),
         ({"warmup": 1.0}, r"warmup is a share of the training in \[0, 1\), got 1.0"),
-        ({"schedule": "step"}, "schedule must be 'cosine', 'constant' or 'halved', got 'step'"),
+        ({"schedule": "step"}, "schedule must be 'cosine', .*'constant' or 'halved', got 'step'"),
         ({"follow": "epochs"}, "follow must be 'steps' or 'time', got 'epochs'"),
     ],
 )
