@@ -1,7 +1,7 @@
 """Train a promptable model with a simulated user who clicks, draws boxes and corrects."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -24,7 +24,8 @@ class Interaction:
     which asks for alternatives. `rounds` counts the start; each later round adds a click in the
     largest error and, with `mask_feedback`, the logits so far. `jitter` is the standard deviation
     of the sides of a box as a share of its extent. Up to `max_objects` per image are trained at
-    once: classes, or with `instances` the instance ids a data set yields.
+    once: classes, or with `instances` the instance ids a data set yields. `scattered` (inside,
+    anywhere) replaces the start by so many random clicks, as 3DSAM-adapter trains.
     """
 
     box_share: float = 0.5
@@ -33,6 +34,7 @@ class Interaction:
     jitter: float = 0.1
     mask_feedback: bool = True
     instances: bool = False
+    scattered: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.box_share <= 1:
@@ -40,6 +42,8 @@ class Interaction:
         for name in ("rounds", "max_objects"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.scattered is not None and (len(self.scattered) != 2 or min(self.scattered) < 0):
+            raise ValueError(f"scattered must be (inside, anywhere) >= 0, got {self.scattered}")
         if self.jitter < 0:
             raise ValueError(f"jitter must be >= 0, got {self.jitter}")
 
@@ -113,16 +117,23 @@ class InteractiveModule(SegmentationModule):
         """Prompt, look at the largest error, correct; return the prediction of every round."""
         plan = self.interaction
         starts_with_box = bool(torch.rand((), generator=generator) < plan.box_share)
-        prompts = simulate.first_prompts(
-            objects.masks,
-            generator,
-            box_share=float(starts_with_box),
-            jitter=plan.jitter,
-            image_index=objects.image_index,
-        )
+        if plan.scattered is not None:
+            inside, anywhere = plan.scattered
+            prompts = simulate.scattered_clicks(
+                objects.masks, generator, inside=inside, anywhere=anywhere
+            )
+            prompts = replace(prompts, image_index=objects.image_index)
+        else:
+            prompts = simulate.first_prompts(
+                objects.masks,
+                generator,
+                box_share=float(starts_with_box),
+                jitter=plan.jitter,
+                image_index=objects.image_index,
+            )
         rounds: list[MaskPrediction] = []
         for index in range(plan.rounds):
-            is_ambiguous = index == 0 and not starts_with_box
+            is_ambiguous = index == 0 and prompts.labels.shape[1] == 1
             rounds.append(self.segmenter.decode(features, prompts, multimask=is_ambiguous))
             if index + 1 < plan.rounds:
                 best = rounds[-1].best().logits.detach()

@@ -21,9 +21,9 @@ class OptimizerPlan:
 
     `lr` holds for every part that `lr_by_part` does not name. `algorithm` is called with the
     parameter groups. The rate rises linearly over the share `warmup` of the training, then falls to
-    `floor` times its peak by a half cosine, stays ("constant"), or is halved half-way ("halved").
-    `follow` says what counts as progress: "steps" (exact resume) or "time" for runs limited by
-    `max_time`, whose number of steps nobody knows.
+    `floor` times its peak by a half cosine or a line ("linear"), stays ("constant"), or is halved
+    half-way ("halved"). `follow` says what counts as progress: "steps" (exact resume) or "time" for
+    runs limited by `max_time`, whose number of steps nobody knows.
 
     Example:
         >>> OptimizerPlan(lr=1e-3, warmup=0.1).factor(0.05)
@@ -35,7 +35,7 @@ class OptimizerPlan:
     weight_decay: float = 0.01
     algorithm: Callable[..., Optimizer] = torch.optim.AdamW
     warmup: float = 0.05
-    schedule: Literal["cosine", "constant", "halved"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "halved"] = "cosine"
     floor: float = 0.01
     follow: Literal["steps", "time"] = "steps"
 
@@ -47,9 +47,10 @@ class OptimizerPlan:
                 raise ValueError(f"learning rate {name!r} must be >= 0 and finite, got {rate}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of the training in [0, 1), got {self.warmup}")
-        if self.schedule not in ("cosine", "constant", "halved"):
+        if self.schedule not in ("cosine", "linear", "constant", "halved"):
             raise ValueError(
-                f"schedule must be 'cosine', 'constant' or 'halved', got {self.schedule!r}"
+                "schedule must be 'cosine', 'linear', 'constant' or 'halved', got "
+                f"{self.schedule!r}"
             )
         if self.follow not in ("steps", "time"):
             raise ValueError(f"follow must be 'steps' or 'time', got {self.follow!r}")
@@ -63,7 +64,8 @@ class OptimizerPlan:
         if self.schedule == "halved":
             return 1.0 if progress < 0.5 else 0.5
         done = min((progress - self.warmup) / (1 - self.warmup), 1.0)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        left = 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return self.floor + (1 - self.floor) * left
 
     def build(self, segmenter: Segmenter) -> Optimizer:
         """Build the optimiser over all trainable parameters.

@@ -78,8 +78,8 @@ class Sam3dBuilder:
         require_compat(compat)
         require_weights(checkpoint, name=self.name, default=self.weights)
         released: dict[str, Any] = {} if compat is None else {"compat": compat}
-        colours = {} if grey is None else {"grey": list(grey)}
-        enlarging = {} if upsample is None else {"upsample": upsample}
+        given = {"grey": None if grey is None else list(grey), "upsample": upsample}
+        options = released | {name: value for name, value in given.items() if value is not None}
         sizes, modules = self._sizes(image_size, upsample), SamModules(self.sizes.sam)
         sha256 = self._fill(modules, checkpoint)
         # after the weights: the lift starts from them
@@ -89,14 +89,14 @@ class Sam3dBuilder:
             adapter,
             trainable=trainable == "all",
             checkpointing=checkpointing,
-            **released,
-            **colours,
+            grey=grey,
+            compat=compat,
         )
         make_decoder = _decoder(decoder, classes, released)
         made = make_decoder(backbone.spec)
         make_prompts = prompt_encoder or _prompts(made, released)
         recipe = Recipe(
-            BackboneOrigin(self.name, sha256, sizes.side, released | colours | enlarging),
+            BackboneOrigin(self.name, sha256, sizes.side, options),
             adapter=Part.of(adapter),
             decoder=Part.of(make_decoder),
             prompt=Part.of(make_prompts),

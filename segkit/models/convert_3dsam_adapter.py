@@ -166,7 +166,7 @@ def _released_layout(sizes: LiftSizes) -> dict[str, Tensor]:
     with torch.device("meta"):
         segmenter = released_model(sizes, checkpoint="random")
     ours = dict(segmenter.backbone.encoder.state_dict())
-    ours |= {f"lift.{k}": v for k, v in segmenter.backbone.lift.state_dict().items()}  # type: ignore[union-attr, operator]
+    ours |= {f"lift.{k}": v for k, v in segmenter.backbone.lift.state_dict().items()}  # type: ignore[union-attr]
     ours |= {f"adapter.{k}": v for k, v in segmenter.backbone.adapter.state_dict().items()}
     layout = {_released_name(key): _released_kernel(value) for key, value in ours.items()}
     scales = {f"blocks.{i}.attn.lr": torch.empty(()) for i in range(sizes.sam.depth)}

@@ -80,6 +80,26 @@ def first_click(
     )
 
 
+def scattered_clicks(
+    masks: Bool[Tensor, " objects *size"], generator: Generator, *, inside: int, anywhere: int
+) -> Prompts:
+    """Click `inside` voxels of each mask and voxels `anywhere`, drawn with replacement.
+
+    Each click says truly whether it lies inside. So 3DSAM-adapter trains, with 10 and 20 clicks
+    and without telling the network which is which. An empty mask gets padding for the first kind.
+    """
+    marks: list[Prompts] = []
+    everything = torch.ones_like(masks)
+    for count, where in ((inside, masks), (anywhere, everything)):
+        marks += [first_click(where, generator) for _ in range(count)]
+    points = torch.cat([one.points for one in marks], dim=1)
+    labels = torch.cat([one.labels for one in marks], dim=1)
+    place = points[..., 3 - (masks.ndim - 1) :].long().unbind(-1)
+    rows = torch.arange(len(masks), device=masks.device)[:, None]
+    is_inside = masks[(rows, *place)].long()
+    return Prompts(points, torch.where(labels == PADDING, labels, is_inside))
+
+
 def next_click(
     prediction: Bool[Tensor, " objects *size"],
     masks: Bool[Tensor, " objects *size"],
