@@ -14,6 +14,7 @@ from segkit.data.volume import Picture, Volume
 from segkit.predictors.base import Predictor
 from segkit.predictors.engine import extent_of
 from segkit.predictors.session import Session
+from segkit.predictors.slice_engine import SliceEngine
 from segkit.predictors.slices import EncodedSlices
 from segkit.serve.faults import bad
 from segkit.serve.messages import Box, Drawing, Points, Prompt, Propagate
@@ -131,14 +132,14 @@ class Annotation:
         """
         self.session.update(progress=pause, cancel=_never)
         changed = self.session.changed_box()
-        mask = self.mask()
         if self._sends_all:
             self._sends_all = False
+            mask = self.mask()
             changed = extent_of(mask) if mask.any() else None
         if changed is None:
             return Update(has_run=True)
         box = tuple(zip(*changed, strict=True))
-        return Update(True, box, _cut(mask, box))
+        return Update(True, box, self.content(box))
 
     def mask(self) -> Bool[np.ndarray, "..."]:
         """Mask on the grid of the image; empty without prompts."""
@@ -147,8 +148,21 @@ class Annotation:
         return self.session.mask()
 
     def content(self, box: Edges) -> Bool[np.ndarray, "..."]:
-        """Copy of the mask inside a box."""
-        return _cut(self.mask(), box)
+        """Copy of the mask inside a box; of slices, only those in the box are drawn."""
+        engine = self.session._engine
+        if not self.session.has_prompts or not isinstance(engine, SliceEngine):
+            return _cut(self.mask(), box)
+        self.session.update()
+        state = self.session._shown
+        corners = np.array([[low for low, _ in box], [high - 1 for _, high in box]], np.float64)
+        first, last = sorted(map(int, engine.lies_on(corners)))
+        # pages of the empty volume that nothing is drawn on take no memory
+        whole = np.zeros(self.shape, dtype=bool)
+        stack = engine.view.stack(whole)
+        for index in range(first, last + 1):
+            if index in state:
+                stack[index] = engine._plane(state[index])
+        return _cut(whole, box)
 
     def scores(self) -> dict[str, float]:
         """Predicted IoU by slice of the view."""

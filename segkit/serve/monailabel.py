@@ -8,7 +8,6 @@ cannot be guessed, because the protocol fetches them without saying who asks.
 import hashlib
 import json
 import secrets
-import time
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -24,7 +23,7 @@ from segkit.serve.faults import Refusal, bad, unknown
 from segkit.serve.images import SUFFIXES, FileAbout, Image, from_file, from_files
 from segkit.serve.learning import Plan
 from segkit.serve.messages import Box, Drawing, Number, Points, Tolerant, check, strict_json
-from segkit.serve.monailabel_info import info
+from segkit.serve.monailabel_info import file_answer, info, multipart, session_info, train_info
 from segkit.serve.pictures import FORMATS, mask_file
 from segkit.serve.residents import Resident
 from segkit.serve.settings import Settings
@@ -98,7 +97,7 @@ def _add_sessions(routes: APIRouter, engine: Engine) -> None:
             engine.release(token)
             raise
         await engine.compute(lease, lambda: lease.workspace.add_image(image, "image"))
-        return {"session_id": session_id, "session_info": _session_info(session_id)}
+        return {"session_id": session_id, "session_info": session_info(session_id)}
 
     @routes.get("/session/{session_id}")
     async def show(session_id: str) -> Answer:
@@ -106,14 +105,14 @@ def _add_sessions(routes: APIRouter, engine: Engine) -> None:
             await engine.enter(_session_token(session_id))
         except Refusal:
             return {}  # the plugin sends the image again; a 404 would stop it with a dialog
-        return _session_info(session_id)
+        return session_info(session_id)
 
     @routes.delete("/session/{session_id}")
     async def remove(session_id: str) -> Answer:
         if engine.peek(_session_token(session_id)) is None:
             raise unknown("session")
         engine.release(_session_token(session_id))
-        return _session_info(session_id)
+        return session_info(session_id)
 
 
 def _add_datastore(routes: APIRouter, engine: Engine) -> None:
@@ -162,7 +161,7 @@ def _add_labels(routes: APIRouter, engine: Engine) -> None:
         if values.dtype.kind not in "iu" or values.min() < 0:
             raise bad("only label-like images can be sent back by this server", "not_supported")
         data = mask_file(values, source, "", ".nrrd", engine.temporary)
-        return _file_answer(data, ".nrrd")
+        return file_answer(data, ".nrrd")
 
     @routes.put("/datastore/label")
     async def save_label(request: Request, image: str, tag: str = "final") -> Answer:
@@ -231,7 +230,7 @@ def _add_infer(routes: APIRouter, engine: Engine) -> None:
         data = mask_file(mask.astype(np.uint8), source, "", suffix, engine.temporary)
         if key.startswith("once-"):
             await engine.compute(lease, lambda: lease.workspace.drop_image(key))
-        return _file_answer(data, suffix) if output == "image" else _multipart(about, data, suffix)
+        return file_answer(data, suffix) if output == "image" else multipart(about, data, suffix)
 
 
 def _add_train(routes: APIRouter, engine: Engine) -> None:
@@ -240,7 +239,7 @@ def _add_train(routes: APIRouter, engine: Engine) -> None:
         found = _last_training(engine)
         if found is None or (check_if_running and found.task.future.done()):
             raise unknown("training")
-        return _train_info(found)
+        return train_info(found)
 
     @routes.post("/train/{model}")
     async def train(request: Request, model: str) -> Answer:
@@ -249,7 +248,7 @@ def _add_train(routes: APIRouter, engine: Engine) -> None:
         if running is not None and not running.task.future.done():
             raise Refusal(429, "a training is running already", "busy")
         lease = await _client(engine, params)
-        return _train_info(jobs.start_learning(engine, lease, model, Plan()))
+        return train_info(jobs.start_learning(engine, lease, model, Plan()))
 
     @routes.delete("/train/")
     async def stop() -> Answer:
@@ -257,7 +256,7 @@ def _add_train(routes: APIRouter, engine: Engine) -> None:
         if found is None:
             raise unknown("training")
         found.task.cancel()
-        return _train_info(found)
+        return train_info(found)
 
 
 def _one_object(
@@ -377,38 +376,10 @@ def _image_key(image_id: str) -> str:
     return "monai-" + hashlib.sha256(image_id.encode()).hexdigest()[:32]
 
 
-def _session_info(session_id: str) -> Answer:
-    now = int(time.time())
-    return {
-        "name": session_id, "path": "", "image": "", "meta": {},
-        "create_ts": now, "last_access_ts": now, "expiry": 3600,
-    }  # fmt: skip
-
-
 def _label_answer(engine: Engine, lease: Lease, label: str) -> Response:
     source = lease.workspace.image(lease.workspace.corrections[label].image_id).source
     mask = lease.workspace.corrected(label).astype(np.uint8)
-    return _file_answer(mask_file(mask, source, "", ".nrrd", engine.temporary), ".nrrd")
-
-
-def _file_answer(data: bytes, suffix: str) -> Response:
-    headers = {
-        "Content-Disposition": f'attachment; filename="segkit-{secrets.token_hex(8)}{suffix}"'
-    }
-    return Response(data, headers=headers, media_type="application/octet-stream")
-
-
-def _multipart(about: Answer, data: bytes, suffix: str) -> Response:
-    edge = secrets.token_hex(16)
-    name = f"segkit-{secrets.token_hex(8)}{suffix}"
-    body = (
-        f'--{edge}\r\nContent-Disposition: form-data; name="params"\r\n'
-        f"Content-Type: application/json\r\n\r\n{json.dumps(about)}\r\n"
-        f'--{edge}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-        "Content-Type: application/octet-stream\r\n\r\n"
-    ).encode()
-    end = f"\r\n--{edge}--\r\n".encode()
-    return Response(body + data + end, media_type=f"multipart/form-data; boundary={edge}")
+    return file_answer(mask_file(mask, source, "", ".nrrd", engine.temporary), ".nrrd")
 
 
 def _last_training(engine: Engine) -> jobs.Job | None:
@@ -417,13 +388,3 @@ def _last_training(engine: Engine) -> jobs.Job | None:
     ]
     running = [job for job in found if not job.task.future.done()]
     return (running or found or [None])[-1]
-
-
-def _train_info(job: jobs.Job) -> Answer:
-    names = {"waiting": "RUNNING", "running": "RUNNING", "done": "DONE", "cancelled": "CANCELED"}
-    about = job.describe()
-    return {
-        "id": job.id, "status": names.get(job.status, "ERROR"), "start_ts": "", "end_ts": "",
-        "details": [f"{about['done']} of {about['total']} steps"],
-        "result": about.get("outcome", {}),
-    }  # fmt: skip
