@@ -34,16 +34,18 @@ def export(run: Path, folder: Path) -> dict[str, Any]:
     half = {key: value.half().contiguous() for key, value in state.items()}
     path = folder / f"{name}.safetensors"
     digest = write_safetensors(path, half, {"licence": "Apache-2.0", "name": name})
+    parts = {
+        "image": sum(weight.numel() for weight in modules.parameters()),
+        "memory": sum(weight.numel() for weight in memory.parameters()),
+    }
     facts = {
         "format": 1,
         "name": name,
         "file": path.name,
         "sha256": digest,
         "bytes": path.stat().st_size,
-        "parameters": {
-            "image": sum(weight.numel() for weight in modules.parameters()),
-            "memory": sum(weight.numel() for weight in memory.parameters()),
-        },
+        "parameters": sum(parts.values()),
+        "parts": parts,
         "dtype": "float16",
         "licence": "Apache-2.0",
         "sizes": asdict(sizes),
