@@ -1,4 +1,4 @@
-"""Volumetric models on the hippocampus: adapted nano, automatic and with clicks, beside others.
+"""Volumetric models on the hippocampus without prompts: adapted nano beside networks from scratch.
 
 Run: python -m benchmarks.hippocampus_3d --data Task04_Hippocampus [--minutes 8] [--limit N]
 
@@ -22,16 +22,14 @@ from benchmarks import table
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One trained model and the ways it is measured; `clicks` 0 is without prompts."""
+    """One model and the experiment that trains it."""
 
     name: str
     experiment: str
-    clicks: tuple[int, ...] = (0,)
 
 
 STUDIES = (
     Study("sam3d_nano + Spatial", "hippocampus_3d"),
-    Study("sam3d_nano + Spatial", "hippocampus_3d_click", (1, 3, 5)),
     Study("3D U-Net (MONAI)", "hippocampus_unet"),
     Study("STU-Net-S", "hippocampus_stunet"),
 )
@@ -52,14 +50,8 @@ def main() -> None:
             continue
         run = args.runs / study.experiment
         facts = train(study, args.data, run, args.minutes)
-        rows += [
-            row(study, clicks, facts, measure(run, args.data, clicks, args.limit))
-            for clicks in study.clicks
-        ]
-    notes = (
-        "Test split, mean over cases with a 95 % bootstrap interval over subjects; NSD at 1 mm. "
-        "Clicks are an oracle's: the first on each class, each further one on the largest error."
-    )
+        rows.append(row(study, facts, measure(run, args.data, args.limit)))
+    notes = "Test split, mean over cases, 95 % bootstrap interval over subjects; NSD at 1 mm."
     title = f"Hippocampus in three dimensions, {args.minutes:g} minutes of training each"
     print(table.write("hippocampus_3d", title, rows, notes=notes).read_text())
 
@@ -76,25 +68,22 @@ def train(study: Study, data: Path, run: Path, minutes: float) -> dict[str, Any]
     return json.loads((run / "environment.json").read_text())
 
 
-def measure(run: Path, data: Path, clicks: int, limit: int | None) -> dict[str, Any]:
+def measure(run: Path, data: Path, limit: int | None) -> dict[str, Any]:
     """Summary of the test split."""
-    out = run / f"eval_{clicks}_clicks"
+    out = run / "eval" / "test"
     words = ["eval", f"run={run}", f"data.root={data}", f"out={out}"]
     words += ["settings.baselines=[]", "settings.robustness.cases=0"]
     words += [f"settings.limit={limit}"] if limit else []
-    if clicks:
-        words += ["prompt.kind=clicks", f"prompt.clicks={clicks}", "prompt.objects=class"]
     segkit(words)
     return json.loads((out / "summary.json").read_text())
 
 
-def row(study: Study, clicks: int, facts: dict[str, Any], summary: dict[str, Any]) -> table.Row:
+def row(study: Study, facts: dict[str, Any], summary: dict[str, Any]) -> table.Row:
     """One line of the table."""
     mean = summary["rows"]["adapted"]["mean"]
     low, high = mean["dice"]["ci95"]
     return {
         "model": study.name,
-        "prompt": f"{clicks} clicks" if clicks else "none",
         "Dice": round(mean["dice"]["mean"], 4),
         "95 % interval": f"{low:.3f} to {high:.3f}",
         "NSD": round(mean["nsd"]["mean"], 4),

@@ -59,6 +59,8 @@ def model_rows(
         raise InputError("no classes to evaluate", fix="name them with labels={1: 'name'}")
     if info is not None and BUILDERS[info.recipe.backbone.name].weights == "none":
         return [_automatic_row(predictor)]  # trained as a whole: there is nothing frozen
+    if predictor.segmenter.spec.dimensions == 3:
+        return [_volumetric_row(predictor)]
     if info is None:
         return [_oracle_row(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)]
     frozen = _oracle_row(
@@ -110,6 +112,18 @@ def baseline_rows(
             )
         )
     return rows
+
+
+def _volumetric_row(predictor: Predictor) -> Row:
+    """The model alone: a frozen lift has no decoder that was ever trained."""
+    if not predictor.segmenter.is_automatic:
+        raise InputError(
+            "clicks into volumes are not simulated here yet, only into slices",
+            fix="evaluate an automatic model, or predict with `segkit predict --point` and compare "
+            "with predictions=FOLDER",
+            code="volumetric_prompts",
+        )
+    return _automatic_row(predictor)
 
 
 def _automatic_row(predictor: Predictor) -> Row:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from segkit.data.preprocess import InputSpec
 from segkit.errors import InputError
 from segkit.evaluation.oracle import OracleProtocol
 from segkit.evaluation.prompted import OraclePredictor
@@ -14,6 +15,7 @@ from segkit.evaluation.rows import baseline_rows, model_rows
 from segkit.evaluation.samples import Sample
 from segkit.evaluation.settings import EvaluationSettings
 from segkit.models import build
+from segkit.models.info import ModelInfo
 from segkit.predictors.base import Predictor
 
 LABELS = {1: "front", 2: "back"}
@@ -71,3 +73,14 @@ def test_baselines_are_labelled(
     assert [row.name for row in rows] == ["box_ellipse"]
     none = EvaluationSettings(baselines=())
     assert baseline_rows(none, LABELS, spec, training, is_automatic=True) == []
+
+
+def test_a_volumetric_model_is_measured_alone() -> None:
+    def predictor(classes: int | None) -> Predictor:
+        segmenter = build.sam3d_tiny(classes=classes)
+        blocks = InputSpec(channels="repeat", patch=(8, 32, 32))
+        return Predictor(segmenter, ModelInfo.of(segmenter, labels=LABELS, input=blocks))
+
+    assert [row.name for row in model_rows(predictor(2), EvaluationSettings())] == ["adapted"]
+    with pytest.raises(InputError, match="clicks into volumes are not simulated here yet"):
+        model_rows(predictor(None), EvaluationSettings())
