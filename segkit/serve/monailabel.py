@@ -136,7 +136,7 @@ def _add_datastore(routes: APIRouter, engine: Engine) -> None:
     @routes.get("/datastore/")
     async def listing(output: str = "", client_id: str | None = None) -> Answer:
         lease = await _client(engine, Params(client_id=client_id))
-        labels = lease.workspace.corrections.values()
+        labels = list(lease.workspace.corrections.values())
         if output != "all":
             tags: dict[str, int] = {}
             for one in labels:
@@ -145,7 +145,7 @@ def _add_datastore(routes: APIRouter, engine: Engine) -> None:
             total = len(lease.workspace.images)
             return {"total": total, "completed": done, "label_tags": tags}
         objects: Answer = {}
-        for key, image in lease.workspace.images.items():
+        for key, image in list(lease.workspace.images.items()):
             name = lease.workspace.notes.get(f"name-{key}", key)
             own = {one.tag: {"ext": ".nrrd", "info": {}} for one in labels if one.image_id == key}
             objects[name] = {"image": {"ext": "", "info": image.describe()}, "labels": own}
@@ -183,7 +183,7 @@ def _add_labels(routes: APIRouter, engine: Engine) -> None:
                 return _label_answer(engine, lease, label)
         lease = await _client(engine, Params(client_id=client_id))
         key = _image_key(label)
-        for label_id, one in lease.workspace.corrections.items():
+        for label_id, one in list(lease.workspace.corrections.items()):
             if (one.image_id, one.tag) == (key, tag):
                 return _label_answer(engine, lease, label_id)
         raise unknown("label")
@@ -195,8 +195,8 @@ def _add_samples(routes: APIRouter, engine: Engine) -> None:
         if strategy != "first":
             raise unknown("strategy")
         lease = await _client(engine, check(Params, strict_json(await request.body())))
-        done = {one.image_id for one in lease.workspace.corrections.values()}
-        for key in lease.workspace.images:
+        done = {one.image_id for one in list(lease.workspace.corrections.values())}
+        for key in list(lease.workspace.images):
             if key not in done:
                 name = lease.workspace.notes.get(f"name-{key}", key)
                 return {"id": name, "name": name}

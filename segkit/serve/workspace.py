@@ -57,8 +57,9 @@ class Workspace:
     @property
     def n_bytes(self) -> int:
         """Memory of images and masks."""
-        images = sum(image.n_bytes for image in self.images.values())
-        return images + sum(one.bits.nbytes for one in self.corrections.values())
+        # copies: the thread of the device may add and drop meanwhile
+        images = sum(image.n_bytes for image in list(self.images.values()))
+        return images + sum(one.bits.nbytes for one in list(self.corrections.values()))
 
     def add_image(self, image: Image, image_id: str | None = None) -> str:
         """Keep an image under a new id, or in place of the one that has the given id."""
