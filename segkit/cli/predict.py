@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.cli import predict_video
+from segkit.cli import predict_many, predict_video
 from segkit.cli.predict_prompts import CommandPrompts, add_prompt_arguments
 from segkit.data.atomic import atomic_file
 from segkit.data.meshes import is_mesh, save_surface
@@ -48,7 +48,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, DICOM folder or folder")
-    parser.add_argument("-m", "--model", required=True, help="run folder, adapter file or name")
+    parser.add_argument(
+        *("-m", "--model"),
+        dest="models",
+        action="append",
+        required=True,
+        metavar="MODEL",
+        help="run folder, adapter file or name; several share one backbone",
+    )
     parser.add_argument("-o", "--output", required=True, type=Path, help="file or folder")
     parser.add_argument("--checkpoint", help="weight file of a backbone that does not ship here")
     parser.add_argument("--format", choices=FORMATS, help="file type in an output folder")
@@ -73,6 +80,9 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "text prompts are not part of this version", fix="use --point, --box or --mask"
         )
+    args.model = args.models[0]
+    if len(args.models) > 1:
+        return predict_many.run(args)
     if predict_video.is_sequence(args):
         return predict_video.run(args)
     inputs = find_inputs(args.inputs)
