@@ -113,8 +113,8 @@ def trained(run: Path) -> dict[str, Any]:
     result = json.loads(path.read_text()).get("result", {}) if path.exists() else {}
     return {
         "steps": result.get("steps"),
-        "train min": result and round(result["seconds"] / 60, 1),
-        "peak MiB": result and round(result["peak_memory_mib"]),
+        "train min": round(result["seconds"] / 60, 1) if result else None,
+        "peak MiB": round(result["peak_memory_mib"]) if result else None,
     }
 
 
