@@ -4,12 +4,15 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from segkit.data.cases import Case
 from segkit.data.clips_sequences import ClipSpec
 from segkit.data.datamodule import SampleSpec
 from segkit.data.datasets import Dataset
+from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
 from segkit.evaluation.clips import Recording, RecordingReader
@@ -40,7 +43,7 @@ COPY_LAST, COPY_ELLIPSE = "copy_last", "copy_ellipse"
 class ClipSettings:
     """How clips are cut (`clips`), how the first frame is marked (`mark`), and how scores are made.
 
-    `limit` is the most clips to use, spread over the split.
+    Of `evaluation` the scoring and the names of cases count.
     """
 
     clips: ClipSpec = field(default_factory=ClipSpec)
@@ -80,11 +83,7 @@ def evaluate_clips(
         samples or SampleSpec(),
         is_hashed=evaluation.case_names == "hash",
     )
-    size = predictor.segmenter.spec.image_size
-    first = reader.read(cases[0]).source
-    info = predictor.info
-    model_input = default_input(first, size) if info is None else info.input
-    clips = RecordingReader(reader, model_input, settings.clips)
+    clips = RecordingReader(reader, _model_input(predictor, reader, cases[0]), settings.clips)
     rows, predict = _rows(predictor, settings.mark, checkpoint)
     start = time.perf_counter()
     measured = measure_clips(predict, clips.all(cases, progress), reader.labels, evaluation.scoring)
@@ -102,14 +101,31 @@ def evaluate_clips(
         },
         "facts": facts(predictor),
     }
-    folder = Path(out) if out is not None else None
-    if folder is None and Path(model).is_dir():
-        folder = Path(model) / "eval" / split
-    if folder is not None:
-        run = RunRecord.read(Path(model)) if Path(model).is_dir() else None
-        write_tables(folder, summary, measured.table)
-        write_report(folder, summary, measured.table, run=run)
-    return Evaluation(summary, measured.table, folder)
+    return Evaluation(summary, measured.table, _write(model, out, split, summary, measured.table))
+
+
+def _model_input(predictor: Predictor, reader: SampleReader, case: Case) -> InputSpec:
+    """How the model reads frames; a bare one reads them as plainly as the first one allows."""
+    if predictor.info is not None:
+        return predictor.info.input
+    return default_input(reader.read(case).source, predictor.segmenter.spec.image_size)
+
+
+def _write(
+    model: str | Path,
+    out: str | Path | None,
+    split: str,
+    summary: Mapping[str, Any],
+    table: ScoreTable,
+) -> Path | None:
+    """Write tables and report into `out`, for a run folder by default into `eval/<split>`."""
+    run = Path(model) if Path(model).is_dir() else None
+    if out is None and run is None:
+        return None
+    folder = Path(model) / "eval" / split if out is None else Path(out)
+    write_tables(folder, summary, table)
+    write_report(folder, summary, table, run=None if run is None else RunRecord.read(run))
+    return folder
 
 
 def measure_clips(
