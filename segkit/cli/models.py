@@ -12,7 +12,7 @@ from typing import Any
 import segkit.models.weights as official
 from segkit.cli.zoo import add_actions, add_where, list_cards, show_card
 from segkit.models.build import BUILDERS
-from segkit.models.methods import METHODS, PUBLISHED, building_blocks, describe
+from segkit.models.methods import METHODS, building_blocks, describe
 from segkit.models.weights import OFFICIAL, local_file
 
 EXAMPLE = """examples:
@@ -79,14 +79,12 @@ def _list(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "adapters": blocks["adapters"],
         "decoders": blocks["decoders"],
         "methods": {name: method.summary for name, method in METHODS.items()},
-        "not_in_this_version": [name for name in PUBLISHED if name not in METHODS],
     }
     lines = ["backbones"]
     lines += [f"  {_weights_line(one)}" for one in document["backbones"]]
     for title in ("adapters", "decoders", "methods"):
         lines += ["", title, *(f"  {name}: {text}" for name, text in document[title].items())]
-    lines += ["", "published methods that are not part of this version"]
-    return document, "\n".join([*lines, f"  {', '.join(document['not_in_this_version'])}"])
+    return document, "\n".join(lines)
 
 
 def _info(args: argparse.Namespace) -> tuple[dict[str, Any], str]:

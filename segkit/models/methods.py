@@ -36,12 +36,6 @@ from segkit.models.method_3dsam_adapter import build_3dsam_adapter
 from segkit.models.segmenter import Segmenter
 from segkit.prompts.encoder import SamPromptEncoder
 
-PUBLISHED = (
-    "3dsam-adapter", "sam-adapter", "i-medsam", "dd-sam2", "dvpt", "stu-net-s", "stu-net-b",
-    "stu-net-l", "stu-net-h",
-)  # fmt: skip
-"""Published methods segkit is about; those without an entry in `METHODS` are still to come."""
-
 BuildMethod = Callable[[Compat | None, str], Mapping[str, nn.Module]]
 """From (compat, backbone name) to the modules by part, on the meta device."""
 
@@ -274,7 +268,7 @@ def describe(
     """Build a method, or a bare backbone, without weights and count its parameters.
 
     Raises:
-        InputError: The method is not part of this version, there is no such name, or the method
+        InputError: There is no such name, or the method
             has no released form that differs.
     """
     if name in BUILDERS:
@@ -298,18 +292,12 @@ def find_method(name: str) -> Method:
     """Method of that name.
 
     Raises:
-        InputError: It is not part of this version, or not known at all.
+        InputError: There is no such method.
     """
     if name in METHODS:
         return METHODS[name]
     known = [*METHODS, *BUILDERS]
-    if name in PUBLISHED:
-        raise InputError(
-            f"the published method {name!r} is not part of this version",
-            fix=f"available: {', '.join(known)}",
-            code="not_in_this_version",
-        )
-    near = difflib.get_close_matches(name, [*known, *PUBLISHED], n=1)
+    near = difflib.get_close_matches(name, known, n=1)
     raise InputError(
         f"there is no method or backbone {name!r}",
         fix=f"did you mean {near[0]!r}?" if near else f"available: {', '.join(known)}",

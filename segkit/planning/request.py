@@ -8,8 +8,8 @@ from segkit.data.datamodule import SourceSpec
 from segkit.errors import InputError
 
 PromptMode = Literal["automatic", "box", "click", "mixed"]
-MODELS = ("nano", "unet_2d", "unet_3d", "dynunet_3d", "stu_net_s", "stu_net_b")
-"""Backbones a plan can choose weights for without asking; each has a file in configs/backbone."""
+MODELS = ("nano", "unet_2d")
+"""Models of slices that need no weight file; each has a file in configs/backbone."""
 
 
 @dataclass(frozen=True, slots=True)
