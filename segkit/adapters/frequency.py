@@ -72,7 +72,8 @@ class Frequency(Adapter):
     @override
     def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> tuple[Tokens, ...]:
         """Compute what every block receives: the stream never reads the image tokens."""
-        patches, side = self._frozen[0], self._frozen[0].proj.stride[0]
+        patches = self._frozen[0]
+        side = getattr(patches, "stride", patches.proj.stride[0])  # the lift's is finer than SAM's
         picture, size = self.spectrum(image), (tokens.shape[1] * side, tokens.shape[2] * side)
         if picture.shape[2:] != size:
             picture = F.interpolate(picture, size=size, mode="bilinear")
