@@ -11,7 +11,7 @@ from segkit.backbones.checkpoints import file_sha256
 from segkit.backbones.sam2_modules import NANO2, SAM2_TEST, Sam2Modules
 from segkit.models import build
 from segkit.models.build_sam2 import SAM2_BUILDERS
-from tools.nano.export import read_log
+from tools.nano.export import WEIGHTS, read_log
 from tools.nano2 import pictures, tracking, train
 from tools.nano2.export import draw_curves, export
 from tools.nano2.network import assemble, initialise, initialise_memory, make_memory
@@ -136,3 +136,19 @@ def test_two_stages_end_in_files_that_the_builder_loads(tmp_path):
     tracker = SAM2_BUILDERS["sam2_test"].tracker(checkpoint=weights)
     wanted = clips.average["memory"].maskmem_tpos_enc
     torch.testing.assert_close(tracker.memory.maskmem_tpos_enc, wanted, atol=1e-3, rtol=1e-3)
+
+
+def test_the_shipped_weights_are_those_their_card_describes():
+    facts = json.loads((WEIGHTS / "nano2.json").read_text())
+    path = WEIGHTS / facts["file"]
+    assert file_sha256(path) == facts["sha256"]
+    assert path.stat().st_size == facts["bytes"]
+    both = facts["bytes"] + (WEIGHTS / "nano.safetensors").stat().st_size
+    assert both <= 25e6
+    tracker = SAM2_BUILDERS["nano2"].tracker()
+    parts = {"image": tracker.segmenter, "memory": tracker.memory}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert counts == facts["parts"]
+    card = (WEIGHTS.parents[1] / "docs" / "models" / "nano2.md").read_text()
+    assert facts["sha256"] in card
+    assert f"{facts['bytes']:,} bytes" in card
