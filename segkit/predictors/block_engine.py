@@ -6,7 +6,7 @@ to start from (source of the idea: automatic zoom of nnInteractive, Isensee et a
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from segkit.predictors.drawings import spread_out
 from segkit.predictors.engine import GIVEN_LOGIT, Engine, Extent, Propagation, Step, extent_of
 from segkit.predictors.marks import Box, Mark, Point
 from segkit.predictors.watch import Watch
-from segkit.typing import BOX_FIRST, BOX_LAST, Prompts
+from segkit.typing import BOX_FIRST, BOX_LAST, Features, Prompts
 
 ZOOM = 1.5
 """How much larger the next block is."""
@@ -143,6 +143,10 @@ class BlockEngine(Engine[Masks]):
         corners = np.array([first, np.subtract(last, 1)])
         source = np.sort(np.rint(self.view.oriented_to_source(corners)), axis=0)
         return tuple(map(int, source[0])), tuple(map(int, source[1] + 1))
+
+    @override
+    def edited(self, edit: Callable[[Features], Features]) -> "BlockEngine":
+        return BlockEngine(self.blocks.edited(edit))
 
     @override
     def lies_on(self, voxels: Float[np.ndarray, "points axes"]) -> Int[np.ndarray, " points"]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from segkit.data.block_view import BlockView
 from segkit.geometry import Triple
@@ -91,6 +92,10 @@ class EncodedBlocks:
                 self._cache.popitem(last=False)
         return features
 
+    def edited(self, edit: Callable[[Features], Features]) -> "EncodedBlocks":
+        """The same blocks and cache, each embedding changed by `edit` before it is decoded."""
+        return _EditedBlocks(self, edit)
+
     @torch.inference_mode()
     def encode(self, blocks: Float[Tensor, "n channels d h w"]) -> Features:
         """Encode several blocks of equal size in one batch, past the cache."""
@@ -114,6 +119,16 @@ class EncodedBlocks:
         size = (blocks.shape[2], blocks.shape[3], blocks.shape[4])
         found = self.segmenter.decode(self.encode(blocks), None, size=size)
         return _fitted(found.logits, size)
+
+
+class _EditedBlocks(EncodedBlocks):
+    def __init__(self, blocks: EncodedBlocks, edit: Callable[[Features], Features]) -> None:
+        super().__init__(blocks.segmenter, blocks.view, blocks.patch)
+        self._blocks, self._edit = blocks, edit
+
+    @override
+    def features(self, frame: Frame) -> Features:
+        return self._edit(self._blocks.features(frame))
 
 
 def block_reader(view: BlockView) -> Callable[[tuple[slice, slice, slice]], Tensor]:

@@ -5,6 +5,7 @@ nothing of it; what it does keep are embeddings, which all objects of an image s
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from segkit.data.volume import Picture, Volume
 from segkit.geometry import Geometry
 from segkit.predictors.marks import Mark
 from segkit.predictors.watch import Watch
+from segkit.typing import Features
 
 State = TypeVar("State")
 Extent = tuple[tuple[int, ...], tuple[int, ...]]
@@ -121,6 +123,10 @@ class Engine(ABC, Generic[State]):
     @abstractmethod
     def changed(self, before: State, after: State) -> Extent | None:
         """Box of the voxels whose mask differs; None if none does."""
+
+    @abstractmethod
+    def edited(self, edit: Callable[[Features], Features]) -> "Engine[State]":
+        """The same engine, with every cached embedding changed by `edit` before it is decoded."""
 
     @abstractmethod
     def lies_on(self, voxels: Float[np.ndarray, "points axes"]) -> Int[np.ndarray, " points"]:

@@ -25,6 +25,7 @@ from segkit.predictors.marks import (
     check_points,
     settle,
 )
+from segkit.predictors.uncertainty import SAMPLING, Ensemble, Sampling, sample
 from segkit.predictors.watch import UNWATCHED, Cancel, Progress, Watch
 
 HINTS: tuple[Hint, ...] = ("box", "mask", "points")
@@ -288,6 +289,37 @@ class Session:
         inner = np.clip(p, 1e-7, 1 - 1e-7)
         entropy = -(inner * np.log2(inner) + (1 - inner) * np.log2(1 - inner))
         return np.where((p > 0) & (p < 1), entropy, 0).astype(np.float32)
+
+    def ensemble(
+        self,
+        sampling: Sampling = SAMPLING,
+        *,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> Ensemble:
+        """Decode the object several times with slightly different prompts and embeddings.
+
+        What comes back has entropy by voxel, the Dice to expect, and the place to look at next. The
+        session does not change; nothing is encoded again.
+
+        Raises:
+            InputError: No prompt has been given.
+            CancelledError: `cancel` returned true.
+        """
+        mask = self.mask()
+        with self._lock:
+            steps = tuple(self._steps[1:])
+        return sample(self._engine, steps, mask, sampling, Watch(progress, cancel))
+
+    def suggest_click(self, sampling: Sampling = SAMPLING) -> tuple[int, ...] | None:
+        """Voxel index that is worth a click next, None where the mask is sure everywhere.
+
+        Whether it belongs to the object is for the user to say.
+
+        Raises:
+            InputError: No prompt has been given.
+        """
+        return self.ensemble(sampling).next_click()
 
     def labels(self) -> UInt8[np.ndarray, "..."]:
         """All objects with prompts in one map, 1, 2, ... in the order of `objects`.

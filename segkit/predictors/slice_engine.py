@@ -1,7 +1,7 @@
 """Masks of one object on the slices of a view, for models that see one slice at a time."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ from segkit.predictors.model_marks import ModelMark, by_slice, stack_to_source, 
 from segkit.predictors.propagation import carry
 from segkit.predictors.slices import EncodedSlices
 from segkit.predictors.watch import Watch
+from segkit.typing import Features
 
 MARKS_PER_DECODE = 256
 """More marks on one slice go in several rounds, each refining the mask of the one before."""
@@ -158,6 +159,10 @@ class SliceEngine(Engine[Masks]):
         low, high = np.min(corners, axis=0), np.max(corners, axis=0)
         source = np.sort(np.rint(stack_to_source(self.view, np.stack([low, high]))), axis=0)
         return tuple(map(int, source[0])), tuple(map(int, source[1] + 1))
+
+    @override
+    def edited(self, edit: Callable[[Features], Features]) -> "SliceEngine":
+        return SliceEngine(self.slices.edited(edit))
 
     @override
     def lies_on(self, voxels: Float[np.ndarray, "points axes"]) -> Int[np.ndarray, " points"]:

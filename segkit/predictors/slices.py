@@ -1,12 +1,13 @@
 """Encoded slices of one image or volume: embeddings cached within a byte budget."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from typing_extensions import override
 
 from segkit.data.preprocess import SliceView
 from segkit.models.segmenter import Segmenter
@@ -42,6 +43,10 @@ class EncodedSlices:
             while self._bytes > self.cache_bytes and len(self._cache) > 1:
                 self._bytes -= _n_bytes(self._cache.popitem(last=False)[1])
         return features
+
+    def edited(self, edit: Callable[[Features], Features]) -> "EncodedSlices":
+        """The same slices and cache, each embedding changed by `edit` before it is decoded."""
+        return _EditedSlices(self, edit)
 
     @torch.inference_mode()
     def encode(self, indices: Sequence[int]) -> Features:
@@ -111,6 +116,16 @@ class EncodedSlices:
             total = logits if total is None else total + logits
         assert total is not None
         return (total / len(flips)).float().cpu().numpy()
+
+
+class _EditedSlices(EncodedSlices):
+    def __init__(self, slices: EncodedSlices, edit: Callable[[Features], Features]) -> None:
+        super().__init__(slices.segmenter, slices.view)
+        self._slices, self._edit = slices, edit
+
+    @override
+    def features(self, index: int) -> Features:
+        return self._edit(self._slices.features(index))
 
 
 def _n_bytes(features: Features) -> int:

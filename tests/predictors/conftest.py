@@ -53,9 +53,14 @@ class BrightSegmenter(nn.Module):
         return Features((image[:, :1].unflatten(0, (-1, grid.depth)).transpose(1, 2),), grid)
 
     def decode(
-        self, features: Features, prompts: Prompts | None = None, *, multimask: bool = False
+        self,
+        features: Features,
+        prompts: Prompts | None = None,
+        *,
+        multimask: bool = False,
+        size: tuple[int, ...] | None = None,
     ) -> MaskPrediction:
-        del multimask  # one answer is enough
+        del multimask, size  # one answer is enough, and no decoder of one resolution heeds a size
         level = features.levels[0]
         if prompts is None:
             steps = torch.arange(1, (self.classes or 0) + 1).view(-1, *(1,) * (level.ndim - 2))
