@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check lint types docs bench clean
+.PHONY: setup demo test test-slow test-slicer slicer-client check lint types docs bench clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,22 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow or gpu" -n 0
+
+# real MRML code in an environment of its own: slicer-core pins vtk and takes about 1 GB
+SLICER_VENV := .venv-slicer
+
+test-slicer: setup $(SLICER_VENV)/.installed
+	SEGKIT_PYTHON=$(abspath $(BIN)/python) $(SLICER_VENV)/bin/python -m pytest \
+		-c tests/slicer/mrml/pytest.ini --confcutdir=tests/slicer/mrml tests/slicer/mrml
+
+$(SLICER_VENV)/.installed: Makefile
+	test -d $(SLICER_VENV) || $(PYTHON) -m venv $(SLICER_VENV)
+	$(SLICER_VENV)/bin/pip install --quiet --disable-pip-version-check \
+		slicer-core==5.12.4.0 numpy pytest matplotlib
+	touch $@
+
+slicer-client:
+	cp segkit/client/*.py integrations/slicer/SegKit/SegKit/SegKitLib/client/
 
 check: lint types docs
 
@@ -40,4 +56,4 @@ bench: setup
 	$(BIN)/python -m benchmarks.run --cpu
 
 clean:
-	rm -rf $(VENV) build dist site demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(SLICER_VENV) build dist site demo .pytest_cache .mypy_cache .ruff_cache

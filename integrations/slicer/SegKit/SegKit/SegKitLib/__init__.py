@@ -1,0 +1,1 @@
+"""Parts of the SegKit extension; only `scene` knows MRML, nothing here knows Qt."""
