@@ -10,6 +10,7 @@ from segkit.data.clips import Clip, collate_clips
 from segkit.data.clips_datamodule import ClipDataModule
 from segkit.data.clips_sequences import ClipSpec, draw_window, find_sequences
 from segkit.data.datamodule import SourceSpec
+from segkit.data.datasets import find_cases
 from segkit.data.loading import LoaderSpec
 from segkit.data.preprocess import InputSpec
 from segkit.data.sampling import Draw
@@ -208,3 +209,16 @@ def test_clips_of_unequal_length_make_no_batch():
         collate_clips([small(2), small(3)])
     with pytest.raises(ValueError, match="at least one clip"):
         collate_clips([])
+
+
+def test_the_cine_set_is_cut_into_its_slices_and_phases(shared_data):
+    dataset = find_cases(shared_data("video/sunnybrook_cine_lv"))
+    frames = dataset.cases["test"]
+    spec = ClipSpec(period=20, along=("time", "slices"))
+    found = find_sequences(frames, [1] * len(frames), spec)
+    time = [one for one in found if "_slice" in one.name]
+    through = [one for one in found if "_phase" in one.name]
+    # end-diastole and end-systole of each slice, and both phases of each of nine patients
+    assert {len(one) for one in time} == {2}
+    assert len(through) == 18
+    assert sum(map(len, through)) == len(frames) == 167
