@@ -62,12 +62,13 @@ def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evalua
     source = _changed(_built(slices, "source", SourceSpec), plain["data"])
     protocol = _protocol(plain["prompt"], trained)
     settings: EvaluationSettings = instantiate(cfg.settings, _convert_="all")
+    wanted = settings.saliency or (trained.get("evaluation") or {}).get("saliency")
     return evaluate(
         cfg.run,
         source.find(plain["data"]["root"]),
         split=cfg.split,
         out=cfg.out,
-        settings=replace(settings, protocol=protocol),
+        settings=replace(settings, protocol=protocol, saliency=wanted),
         checkpoint=cfg.checkpoint or trained.get("backbone", {}).get("checkpoint"),
         device=cfg.device,
         splits=_built(slices, "split", SplitSpec),
@@ -166,6 +167,13 @@ def _lines(found: Evaluation) -> Iterator[str]:
             f"  NSD {_interval(mean['nsd'], 3)}"
             f"  HD95 {_interval(mean['hd95_mm'], 2)} {summary['unit']}{oracle}"
         )
+    for row in summary["rows"].values():
+        if maps := row.get("saliency"):
+            yield (
+                f"{row['title']:{width}}  S {_interval(maps['s_measure'], 3)}"
+                f"  weighted F {_interval(maps['weighted_f'], 3)}"
+                f"  E {_interval(maps['e_measure'], 3)}  MAE {_interval(maps['mae'], 3)}"
+            )
     if found.folder is not None:
         yield f"report: {found.folder / 'report.html'}"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from segkit.evaluation.maps import MapTally
 from segkit.evaluation.rows import Row
 from segkit.evaluation.samples import Sample
 from segkit.evaluation.scores import Score, ScoreTable
@@ -42,11 +43,12 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Scores, times, and the units in which distances were measured."""
+    """Scores, times, the units in which distances were measured, and figures of maps."""
 
     table: ScoreTable
     clock: Clock
     units: frozenset[str]
+    maps: MapTally = field(default_factory=MapTally)
 
 
 def measure(
@@ -54,19 +56,23 @@ def measure(
     samples: Iterable[Sample],
     labels: Mapping[int, str],
     scoring: Scoring,
+    maps: MapTally | None = None,
 ) -> Measured:
     """Run every row on every sample and compare with the reference on the grid of the sample.
+
+    `maps` looks at the probabilities of the rows that have some.
 
     Raises:
         ValueError: A row returns a label map of another shape than the reference.
     """
     scores: list[Score] = []
     clock, units = Clock(), set()
+    maps = maps or MapTally(calibration=False)
     for number, sample in enumerate(samples, start=1):
         units.add(sample.unit)
         for row in rows:
             start = time.perf_counter()
-            prediction = row.predict(sample)
+            prediction = maps.predict(row, sample)
             clock.add(row.name, time.perf_counter() - start)
             if prediction.shape != sample.reference.shape:
                 raise ValueError(
@@ -89,7 +95,7 @@ def measure(
             ]
         # no case names in logs: they may identify people
         _log.info("evaluated case %d", number)
-    return Measured(ScoreTable(scores, labels), clock, frozenset(units))
+    return Measured(ScoreTable(scores, labels), clock, frozenset(units), maps)
 
 
 def peak_memory_mb(device: torch.device) -> dict[str, float]:

@@ -12,6 +12,7 @@ from segkit.data.preprocess import SliceView
 from segkit.data.sampling import derive_seed
 from segkit.evaluation.oracle import OracleProtocol, Target, targets
 from segkit.evaluation.samples import Sample
+from segkit.predictors.automatic import Look
 from segkit.predictors.base import Predictor, default_input
 from segkit.predictors.slices import EncodedSlices
 from segkit.typing import BOX_FIRST, BOX_LAST, Prompts
@@ -40,8 +41,21 @@ class OraclePredictor:
         """Label map on the grid of the sample after the last prompt."""
         return self.snapshots(sample, (self.protocol.rounds,))[self.protocol.rounds]
 
-    def snapshots(self, sample: Sample, counts: Sequence[int]) -> dict[int, Labels]:
-        """Label maps after each number of prompts in `counts`, from one sequence of prompts."""
+    def watched(self, sample: Sample, look: Look) -> Labels:
+        """As a call, showing the probability of each class on every slice with a prompt.
+
+        It is that of the object of the class that is likeliest there.
+        """
+        rounds = self.protocol.rounds
+        return self.snapshots(sample, (rounds,), look)[rounds]
+
+    def snapshots(
+        self, sample: Sample, counts: Sequence[int], look: Look | None = None
+    ) -> dict[int, Labels]:
+        """Label maps after each number of prompts in `counts`, from one sequence of prompts.
+
+        `look` is shown the probabilities after the last one.
+        """
         rng = torch.Generator().manual_seed(derive_seed(self.seed, zlib.crc32(sample.id.encode())))
         slices = self._slices(sample)
         stack = slices.view.stack(sample.reference)
@@ -52,11 +66,17 @@ class OraclePredictor:
             found = targets(
                 stack[index], self.labels, self.protocol, None if ids is None else ids[index]
             )
+            likeliest = np.full((max(self.labels), *slices.view.shape[1:]), -np.inf, np.float32)
             for start in range(0, len(found), BATCH):
                 batch = found[start : start + BATCH]
                 for count, logits in self._refine(slices, index, batch, max(counts), rng).items():
                     if count in out:
                         _paint(out[count][index], best[count], logits, batch)
+                for target, one in zip(batch, logits, strict=True):
+                    np.maximum(likeliest[target.value - 1], one, out=likeliest[target.value - 1])
+            if look is not None:
+                with np.errstate(over="ignore"):
+                    look(slices.view, index, 1 / (1 + np.exp(-likeliest)))
         return {count: slices.view.restore(labels) for count, labels in out.items()}
 
     def _slices(self, sample: Sample) -> EncodedSlices:

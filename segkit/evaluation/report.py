@@ -13,6 +13,7 @@ from segkit.evaluation.results import write_atomically
 from segkit.evaluation.run_record import RunRecord
 from segkit.evaluation.scores import ScoreTable
 from segkit.evaluation.theme import CLASS_COLOURS, DARK, LIGHT, Theme
+from segkit.metrics.saliency import SALIENCY
 from segkit.version import VERSION
 
 Summary = Mapping[str, Any]
@@ -23,6 +24,13 @@ _NAMES = {
     "nsd": "NSD",
     "hd95_mm": "HD95",
     "assd_mm": "ASSD",
+    "calibration": "Calibration",
+    "s_measure": "S-measure",
+    "weighted_f": "Weighted F",
+    "e_measure": "E-measure",
+    "mae": "MAE",
+    "mean_dice": "Mean Dice of thresholds",
+    "mean_iou": "Mean IoU of thresholds",
 }
 
 
@@ -153,6 +161,9 @@ def _tables(summary: Summary) -> dict[str, Any]:
         "has_oracle": any(row["is_oracle"] for row in rows),
         "notes": [f"{row['title']}: {row['note']}." for row in rows if row["note"]],
         "headline": rows[0]["title"],
+        "calibrated": [row for row in rows if "calibration" in row],
+        "salient": [row for row in rows if "saliency" in row],
+        "map_figures": {name: _NAMES[name] for name in SALIENCY},
     }
 
 

@@ -16,6 +16,7 @@ from segkit.evaluation.samples import Sample
 from segkit.evaluation.settings import EvaluationSettings
 from segkit.models.build import BUILDERS
 from segkit.models.info import ModelInfo
+from segkit.predictors.automatic import Look
 from segkit.predictors.base import Predictor
 
 ZERO_SHOT, ADAPTED = "zero_shot", "adapted"
@@ -27,7 +28,8 @@ class Row:
     """One method: `predict` returns a label map on the grid of the sample.
 
     `prompt` says in words what the method is told, `is_oracle` whether that comes from the
-    reference, `note` what a reader must know to compare it.
+    reference, `note` what a reader must know to compare it. `watched` does what `predict` does and
+    shows its probability maps on the way.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Row:
     prompt: str
     is_oracle: bool
     note: str = ""
+    watched: Callable[[Sample, Look], Integer[np.ndarray, "*shape"]] | None = None
 
 
 def model_rows(
@@ -133,6 +136,7 @@ def _automatic_row(predictor: Predictor) -> Row:
         lambda sample: predictor.segment(sample.source),
         AUTOMATIC_PROMPT,
         is_oracle=False,
+        watched=lambda sample, look: predictor.segment(sample.source, look=look),
     )
 
 
@@ -147,7 +151,7 @@ def _oracle_row(
     if name == ZERO_SHOT and predictor.info is not None:
         title = f"{title[:-1]}, {predictor.info.input.size} px)"
     oracle = OraclePredictor(predictor, dict(labels), protocol, settings.seed)
-    return Row(name, title, oracle, protocol.describe(), is_oracle=True)
+    return Row(name, title, oracle, protocol.describe(), is_oracle=True, watched=oracle.watched)
 
 
 def _frozen(info: ModelInfo, adapted: Predictor, checkpoint: str | Path | None) -> Predictor:

@@ -15,6 +15,7 @@ from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
 from segkit.evaluation.cohort import common_labels, labelled_cases, spread
 from segkit.evaluation.examples import Example, choose_cases, make_example
+from segkit.evaluation.maps import MapTally
 from segkit.evaluation.measuring import measure, peak_memory_mb
 from segkit.evaluation.others import Others
 from segkit.evaluation.report import write_report
@@ -114,7 +115,9 @@ class _Study:
         """Measure all rows on all cases; everything of `summary.json` but its head."""
         start = time.perf_counter()
         samples = self.reader.all(self.cases, progress)
-        measured = measure(self.rows, samples, self.reader.labels, self.settings.scoring)
+        settings = self.settings
+        maps = MapTally(calibration=settings.calibration, saliency=settings.saliency)
+        measured = measure(self.rows, samples, self.reader.labels, settings.scoring, maps)
         curves = self._robustness()
         summary = {
             "cases": len(self.cases),

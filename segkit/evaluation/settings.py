@@ -8,6 +8,8 @@ from segkit.evaluation.oracle import OracleProtocol
 from segkit.evaluation.statistics import Resampling
 from segkit.metrics.surface import Definition
 
+Saliency = Literal["probability", "minmax"]
+"""Maps as predicted, or stretched from 0 to 1 picture by picture, as published protocols do."""
 Baseline = Literal["box_ellipse", "location_prior"]
 CaseNames = Literal["id", "hash"]
 BASELINES: tuple[Baseline, ...] = get_args(Baseline)
@@ -52,7 +54,8 @@ class EvaluationSettings:
 
     `protocol` is the simulated user of promptable rows, `baselines` the trivial rows, `limit` the
     most cases to use (spread over the split), `case_names` "id" as the data set names its cases or
-    "hash" where names may identify people.
+    "hash" where names may identify people. `calibration` compares probabilities with the reference;
+    `saliency` adds the metrics of the polyp literature on maps as predicted or stretched.
     """
 
     scoring: Scoring = field(default_factory=Scoring)
@@ -62,6 +65,8 @@ class EvaluationSettings:
     limit: int | None = None
     case_names: CaseNames = "id"
     seed: int = 0
+    calibration: bool = True
+    saliency: Saliency | None = None
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.baselines) - set(BASELINES)):
@@ -71,3 +76,9 @@ class EvaluationSettings:
         if self.case_names not in get_args(CaseNames):
             allowed = get_args(CaseNames)
             raise InputError(f"case_names must be one of {allowed}, got {self.case_names!r}")
+        if self.saliency not in (None, *get_args(Saliency)):
+            allowed = get_args(Saliency)
+            raise InputError(
+                f"saliency must be one of {allowed}, got {self.saliency!r}",
+                fix="null leaves it out",
+            )

@@ -7,7 +7,6 @@ import torch
 
 from segkit.evaluation.measuring import Measured
 from segkit.evaluation.rows import ADAPTED, ZERO_SHOT, Row
-from segkit.evaluation.scores import ScoreTable
 from segkit.evaluation.settings import EvaluationSettings
 from segkit.evaluation.statistics import Resampling
 from segkit.metrics import describe_metrics
@@ -28,10 +27,13 @@ def tables(
     resampling = scoring.resampling
     names = [row.name for row in rows]
     headline = ADAPTED if ADAPTED in names else ZERO_SHOT if ZERO_SHOT in names else names[0]
-    by_row = {row.name: _entry(row, table, resampling) for row in rows}
+    by_row = {row.name: _entry(row, measured, resampling) for row in rows}
     unit = unit_of(measured)
     return {
-        "definitions": describe_metrics(scoring.definition, scoring.tolerance_mm, unit),
+        "definitions": {
+            **describe_metrics(scoring.definition, scoring.tolerance_mm, unit),
+            **measured.maps.definitions(),
+        },
         "unit": unit,
         "tolerance": scoring.tolerance_mm,
         "bootstrap": {
@@ -55,10 +57,11 @@ def tables(
     }
 
 
-def _entry(row: Row, table: ScoreTable, resampling: Resampling) -> dict[str, Any]:
+def _entry(row: Row, measured: Measured, resampling: Resampling) -> dict[str, Any]:
     return {
         "title": row.title,
-        **table.summarise(row.name, resampling),
+        **measured.table.summarise(row.name, resampling),
+        **measured.maps.summarise(row.name, resampling),
         "prompt": row.prompt,
         "is_oracle": row.is_oracle,
         "note": row.note,

@@ -1,10 +1,13 @@
 """Label maps of automatic models: slice by slice, or in sliding windows of blocks."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from segkit.data.preprocess import SliceView
 from segkit.predictors.blocks import EncodedBlocks, block_reader
 from segkit.predictors.slices import EncodedSlices
 from segkit.predictors.watch import Watch
@@ -13,9 +16,13 @@ from segkit.predictors.windows import SlidingWindow, mirrored, resampled
 SLICES_PER_BATCH = 4
 
 Labels = UInt8[np.ndarray, "..."]
+Look = Callable[[SliceView, int, Float[np.ndarray, "classes rows cols"]], None]
+"""Called with the number of a slice and the probability of each class on its source pixels."""
 
 
-def label_slices(slices: EncodedSlices, *, mirror: bool, watch: Watch) -> Labels:
+def label_slices(
+    slices: EncodedSlices, *, mirror: bool, watch: Watch, look: Look | None = None
+) -> Labels:
     """Classes of every slice; memory holds one batch of slices and the label map."""
     view = slices.view
     count = view.shape[0]
@@ -29,6 +36,8 @@ def label_slices(slices: EncodedSlices, *, mirror: bool, watch: Watch) -> Labels
             scores = view.logits_to_source([*slices.classify(indices, mirror=mirror)], indices)
         for index, one in zip(indices, scores, strict=True):
             out[index] = _classes(torch.from_numpy(one))
+            if look is not None:
+                look(view, index, _probabilities(one))
     watch.step(count, count)
     return view.restore(out)
 
@@ -54,3 +63,12 @@ def _classes(scores: Float[Tensor, "classes rows cols"]) -> UInt8[np.ndarray, "r
     """Values 1, 2, ... of the highest score, 0 where none is above that of the background, 0."""
     best, index = scores.max(dim=0)
     return torch.where(best > 0, index + 1, 0).to(torch.uint8).cpu().numpy()
+
+
+def _probabilities(
+    scores: Float[np.ndarray, "classes rows cols"],
+) -> Float[np.ndarray, "classes rows cols"]:
+    """Soft-max over the classes and the background, whose score is 0."""
+    every = np.concatenate([np.zeros_like(scores[:1]), scores])
+    shares = np.exp(every - every.max(axis=0))
+    return (shares / shares.sum(axis=0))[1:]

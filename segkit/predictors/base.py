@@ -19,7 +19,7 @@ from segkit.models.build import BUILDERS
 from segkit.models.files import load_model
 from segkit.models.info import ModelInfo
 from segkit.models.segmenter import Segmenter
-from segkit.predictors.automatic import label_blocks, label_slices
+from segkit.predictors.automatic import Look, label_blocks, label_slices
 from segkit.predictors.block_engine import BlockEngine
 from segkit.predictors.blocks import EncodedBlocks
 from segkit.predictors.engine import Engine
@@ -121,12 +121,14 @@ class Predictor:
         mirror: bool = False,
         progress: Progress | None = None,
         cancel: Cancel | None = None,
+        look: Look | None = None,
     ) -> Shaped[np.ndarray, "..."]:
         """Label map on the grid of the source (automatic mode); 0 is background, type uint8.
 
         Memory beyond the weights holds a few slices, or a slab of blocks, and the label map.
         Blocks of models that see three dimensions overlap by a share `overlap` of their sides.
-        `mirror` averages over all flips, at 4 (slices) or 8 (blocks) times the cost.
+        `mirror` averages over all flips, at 4 (slices) or 8 (blocks) times the cost. `look` is
+        shown the probabilities of every slice; models of blocks show nothing.
 
         Raises:
             InputError: The model needs prompts, or `overlap` is not in [0, 1).
@@ -142,7 +144,7 @@ class Predictor:
         opened = self.read(source, options)
         if self.is_volumetric:
             return label_blocks(self._blocks(opened), overlap=overlap, mirror=mirror, watch=watch)
-        return label_slices(self._slices(opened), mirror=mirror, watch=watch)
+        return label_slices(self._slices(opened), mirror=mirror, watch=watch, look=look)
 
     @property
     def is_volumetric(self) -> bool:
