@@ -150,8 +150,8 @@ class StuNet(StuNetBody):
 
     Example:
         >>> net = StuNet(STU_NET_TINY, outputs=2)
-        >>> [tuple(level.shape[1:]) for level in net(torch.rand(1, 1, 32, 32, 32))][:2]
-        [(2, 32, 32, 32), (2, 16, 16, 16)]
+        >>> [tuple(level.shape[1:]) for level in net(torch.rand(1, 1, 64, 64, 64))][:2]
+        [(2, 64, 64, 64), (2, 32, 32, 32)]
     """
 
     def __init__(

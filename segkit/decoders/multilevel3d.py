@@ -30,6 +30,7 @@ class MultilevelDecoder(Decoder):
         >>> from segkit.models import build
         >>> segmenter = build.sam3d_tiny()
         >>> features = segmenter.encode(torch.rand(8, 3, 32, 32), Grid((8, 32, 32)))
+        >>> from segkit.typing import Prompts
         >>> click = Prompts(torch.tensor([[[4.0, 20.0, 9.0]]]), torch.tensor([[1]]))
         >>> segmenter.decode(features, click).logits.shape
         torch.Size([1, 1, 8, 32, 32])
