@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-slicer slicer-client check lint types docs bench clean
+.PHONY: setup demo test test-slow test-slicer slicer-pictures slicer-client check lint types docs bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,9 @@ $(SLICER_VENV)/.installed: Makefile
 	$(SLICER_VENV)/bin/pip install --quiet --disable-pip-version-check \
 		slicer-core==5.12.4.0 numpy pytest matplotlib
 	touch $@
+
+slicer-pictures: setup $(SLICER_VENV)/.installed
+	SEGKIT_PYTHON=$(abspath $(BIN)/python) $(SLICER_VENV)/bin/python tests/slicer/mrml/render.py
 
 slicer-client:
 	cp segkit/client/*.py integrations/slicer/SegKit/SegKit/SegKitLib/client/

@@ -84,9 +84,7 @@ def test_overlapping_neighbours_stay_and_undo_restores_both(case: scenes.Case) -
 
 
 @pytest.mark.parametrize(("mode", "left"), [("all", 0), ("visible", 0), ("none", 600)])
-def test_the_user_decides_what_happens_to_others(
-    case: scenes.Case, mode: str, left: int
-) -> None:
+def test_the_user_decides_what_happens_to_others(case: scenes.Case, mode: str, left: int) -> None:
     scene, a, b = case.bench.scene, case.target("a"), case.target("b")
     scene.write(a, BOX, np.ones((5, 10, 12), bool))
     scene.overwrite = mode

@@ -1,5 +1,6 @@
 """Markups, server, segment: with real MRML, and `segkit serve -m nano` as a process."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import scenes
 import slicer
 from scenes import FRAMES, INSIDE, SHAPE
 from SegKitLib.client import RemotePredictor
+from SegKitLib.marks import Propagate
 from SegKitLib.rehearsal import RehearsalPredictor
 
 
@@ -46,8 +48,6 @@ def test_segments_equal_the_masks_of_the_server(
         mark(case, target, "box", [(4, 12, 14), (4, 27, 33)])
         np.testing.assert_array_equal(case.array(target), session.mask())
         session.propagate(start=3, stop=7)
-        from SegKitLib.marks import Propagate
-
         case.bench.controller.add(target, Propagate(3, 7))
         case.settle()
         np.testing.assert_array_equal(case.array(target), session.mask())
@@ -100,13 +100,11 @@ def test_edits_of_the_segment_editor_are_taken_over(mrml: Any) -> None:
 
 def test_an_own_server_starts_serves_and_ends(mrml: Any, server: Any) -> None:
     """Through the workbench, as the panel does it."""
-    import os
-
     case = scenes.case(scenes.volume())
     target = case.target("a")
     case.bench.start_server(server.python, ["nano"], dict(os.environ))
     own = case.bench.server
-    assert case.bench.wait(120)
+    assert case.bench.wait(300), own.log
     assert own.token != server.token
     mark(case, target, "points", [INSIDE])
     assert case.array(target)[INSIDE]

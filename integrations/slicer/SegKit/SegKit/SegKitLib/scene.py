@@ -121,8 +121,9 @@ class Scene:
         name = f"{volume.GetName()} segmentation"
         node = self._mrml.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         node.CreateDefaultDisplayNodes()
-        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+        # in this order: the reference geometry is that of the volume seen from the segmentation
         node.SetAndObserveTransformNodeID(volume.GetTransformNodeID())
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
         return str(node.GetID())
 
     def add_segment(self, segmentation_id: str, name: str = "") -> str:
