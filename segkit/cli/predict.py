@@ -14,6 +14,7 @@ from segkit.data.atomic import atomic_file
 from segkit.data.meshes import is_mesh, save_surface
 from segkit.data.options import add_read_arguments, read_options_from
 from segkit.data.volume import Picture, Volume
+from segkit.data.writers import save
 from segkit.errors import InputError
 from segkit.predictors.base import Predictor
 from segkit.predictors.cohort import (
@@ -69,6 +70,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--overlap", type=float, default=0.5, help="of blocks, as a share of their side (0.5)"
     )
     parser.add_argument("--label", metavar="NAME", help="name of the object, or class to keep")
+    parser.add_argument(
+        "--uncertainty",
+        type=Path,
+        metavar="FILE",
+        help="also write the entropy of a prompted object, in percent of a bit (one input)",
+    )
     parser.add_argument("--text", help=argparse.SUPPRESS)
     reading = parser.add_argument_group("reading (each makes one refusal proceed)")
     add_read_arguments(reading)
@@ -87,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
         return predict_video.run(args)
     inputs = find_inputs(args.inputs)
     is_single = len(inputs) == 1
+    if args.uncertainty is not None and not is_single:
+        raise InputError(f"--uncertainty writes one file, got {len(inputs)} inputs")
     outputs = [output_path(one, args.output, args.format, is_single=is_single) for one in inputs]
     _check_outputs(inputs, outputs)
     predictor = Predictor.from_pretrained(
@@ -119,6 +128,7 @@ class _Work:
         self.prompts = CommandPrompts(args)
         self.label: str | None = args.label
         self.mirror, self.overlap = args.mirror, args.overlap
+        self.uncertainty: Path | None = args.uncertainty
 
     def __call__(self, predictor: Predictor, source: Volume | Picture, output: Path) -> Path:
         if predictor.segmenter.is_automatic and not self.prompts:
@@ -126,11 +136,19 @@ class _Work:
         session = predictor.open(source, axis=self.prompts.axis)
         session.name = self.label or session.name
         self.prompts.apply(session)
+        if self.uncertainty is not None:
+            percent = np.rint(100 * session.ensemble().entropy).astype(np.uint8)
+            save(self.uncertainty, percent, source)
         if is_mesh(output):
             return save_surface(output, session.logits(), source)
         return session.save(output)
 
     def _classes(self, predictor: Predictor, source: Volume | Picture, output: Path) -> Path:
+        if self.uncertainty is not None:
+            raise InputError(
+                "--uncertainty needs a prompted object; this model segments classes by itself",
+                fix="leave it out, or use an interactive model with --box or --point",
+            )
         labels = predictor.segment(source, mirror=self.mirror, overlap=self.overlap)
         if self.label is not None:
             names = {name: value for value, name in predictor.labels.items()}

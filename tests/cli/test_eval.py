@@ -159,3 +159,16 @@ def test_a_config_of_a_run_builds_only_what_is_allowed(
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["eval", f"run={run}", f"data.root={root}"]) == 1
     assert "is not allowed in a config" in capsys.readouterr().err
+
+
+def test_a_run_may_ask_for_the_metrics_of_its_field(run: Path, root: Path) -> None:
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    text = yaml.safe_dump(settings | {"evaluation": {"saliency": "minmax"}})
+    (run / "config.yaml").write_text(text)
+    found = evaluate_config(composed(f"run={run}", f"data.root={root}", *QUICK))
+    adapted = found.summary["rows"]["adapted"]
+    assert set(adapted["saliency"]) >= {"s_measure", "weighted_f", "e_measure", "mae"}
+    assert "stretched" in found.summary["definitions"]["s_measure"]
+    other = "settings.saliency=probability"
+    found = evaluate_config(composed(f"run={run}", f"data.root={root}", other, *QUICK))
+    assert "as predicted" in found.summary["definitions"]["s_measure"]

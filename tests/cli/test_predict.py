@@ -264,3 +264,24 @@ def test_mirroring_changes_the_scores_of_an_automatic_model(
     plain, mirror = (load(tmp_path / f"{name}.nii").array for name in ("plain", "mirror"))
     assert plain.shape == mirror.shape
     assert not np.array_equal(plain, mirror)
+
+
+def test_uncertainty_lies_on_the_grid_of_the_input(volume: Path, tmp_path: Path) -> None:
+    entropy = tmp_path / "entropy.nii.gz"
+    words = ("-m", "sam_tiny", "--box", "4,4,2,16,14,3", "--uncertainty", entropy)
+    assert run(volume, *words, "-o", tmp_path / "mask.nii.gz") == 0
+    found = nibabel.load(entropy)
+    np.testing.assert_allclose(found.affine, nibabel.load(volume).affine, atol=1e-6)
+    percent = np.asarray(found.dataobj)
+    assert 0 < percent[:, :, 2].max() <= 100
+    assert not percent[:, :, [0, 1, 3, 4]].any()
+
+
+def test_uncertainty_needs_one_prompted_object(
+    automatic: Path, volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--uncertainty", tmp_path / "entropy.nii.gz")
+    assert run(volume, "-m", automatic, "-o", tmp_path / "mask.nii.gz", *words) == 1
+    assert "--uncertainty needs a prompted object" in capsys.readouterr().err
+    assert run(volume, volume, "-m", automatic, "-o", tmp_path / "out", *words) != 0
+    assert "--uncertainty writes one file, got" in capsys.readouterr().err
