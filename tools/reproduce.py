@@ -82,7 +82,12 @@ def reproduce(study: Study, data: Path, run: Path, scale: float) -> None:
     minutes = study.minutes * scale
     limit = f"trainer.max_time=00:{int(minutes // 60):02}:{int(minutes % 60):02}:"
     limit += f"{round(minutes % 1 * 60):02}"
-    train = ["train", f"experiment={study.experiment or study.name}", f"data.root={data}", f"run={run}"]
+    train = [
+        "train",
+        f"experiment={study.experiment or study.name}",
+        f"data.root={data}",
+        f"run={run}",
+    ]
     train += [limit, "trainer.max_epochs=-1", "optimizer.follow=time", *study.overrides]
     seconds = segkit(train)
     peak_mib = json.loads((run / "environment.json").read_text())["result"]["peak_memory_mib"]

@@ -314,7 +314,9 @@ def test_dicom_segmentations_lie_on_the_image(tmp_path: Path) -> None:
     mask[3:4, 4:6, 2:6] = 2
     save(tmp_path / "mask.dcm", mask, series, labels=TABLE)
     np.testing.assert_array_equal(read_labels(tmp_path / "mask.dcm", series, TABLE), mask)
-    with pytest.raises(InputError, match=r"m\.dcm: a DICOM segmentation or structure set needs a source series"):
+    with pytest.raises(
+        InputError, match=r"m\.dcm: a DICOM segmentation or structure set needs a source series"
+    ):
         save(tmp_path / "m.dcm", MAP, IMAGE)
     assert not (tmp_path / "m.dcm").exists()
 

@@ -94,6 +94,7 @@ def test_adapters_partial_training_and_prompts_are_refused() -> None:
         TINY(adapter=LoRA)
     with pytest.raises(ValueError, match="trained as a whole"):
         TINY(trainable="decoder")
+    click = Prompts(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.int64))
+    segmenter = TINY(network=SHALLOW)
     with pytest.raises(InputError, match="without prompts, got prompts"):
-        click = Prompts(torch.zeros(1, 1, 3), torch.ones(1, 1, dtype=torch.int64))
-        TINY(network=SHALLOW)(volumes(), click, GRID)
+        segmenter(volumes(), click, GRID)
