@@ -3,7 +3,7 @@
 Run: python -m benchmarks.bench_serve                      latency, 512 x 512 x 300
      python -m benchmarks.bench_serve --only leak          10,000 interleaved requests, 16 clients
      python -m benchmarks.bench_serve --only soak --minutes 60
-     python -m benchmarks.bench_serve --only learn         learning from corrections, in a minute
+     python -m benchmarks.bench_serve --only learn         learning from corrections
 """
 
 import argparse
@@ -85,17 +85,32 @@ def _row(case: str, seconds: list[float], goal: float) -> dict[str, object]:
         "p95 ms": p95,
         "goal ms": goal * 1e3,
         "met": "yes" if p95 <= goal * 1e3 else "no",
-        "load": round(os.getloadavg()[0], 1),
+        "load": _load(),
     }
 
 
-def leak(requests: int, clients: int = 16) -> dict[str, object]:
-    """Interleaved requests of clients whose voxels and masks name them."""
+def _load() -> float:
+    """Load average of the last minute."""
+    return round(os.getloadavg()[0], 1)
+
+
+def leak(requests: int, minutes: float, clients: int = 16) -> dict[str, object]:
+    """Interleaved requests of clients whose voxels and masks name them, for `minutes` at most."""
     start = time.perf_counter()
+    end = start + 60 * minutes
+
+    def goes_on(count: int, _: int) -> bool:
+        return count * clients < requests and time.perf_counter() < end
+
     with served("--max-sessions", str(clients)) as (url, _):
-        done, wrong = _crowd(url, clients, lambda count, _: count * clients < requests)
-    seconds = time.perf_counter() - start
-    return {"case": f"{clients} clients", "requests": done, "leaks": wrong, "seconds": seconds}
+        done, wrong = _crowd(url, clients, goes_on)
+    return {
+        "case": f"{clients} clients",
+        "requests": done,
+        "leaks": wrong,
+        "seconds": time.perf_counter() - start,
+        "load": _load(),
+    }
 
 
 def soak(minutes: float, clients: int = 4) -> dict[str, object]:
@@ -120,6 +135,7 @@ def soak(minutes: float, clients: int = 4) -> dict[str, object]:
         "MiB after warm-up": early / 2**20,
         "MiB at the end": late / 2**20,
         "growth %": 100 * (late - early) / early,
+        "load": _load(),
     }
 
 
@@ -162,33 +178,38 @@ def _memory(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def learning() -> list[dict[str, object]]:
-    """Correct two generated volumes, learn, and measure on slices nobody corrected."""
+def learning(trials: int = 3) -> list[dict[str, object]]:
+    """Correct two generated volumes, learn with the defaults, measure on slices held out."""
     rows = []
-    with served() as (url, _), RemotePredictor(url) as remote:
-        for seed in range(2):
-            volume, labels, spacing_mm = phantom_volume(seed)
-            session = remote.open(volume, spacing_mm=spacing_mm)
-            session.accept(labels > 0)
-        start = time.perf_counter()
-        outcome = remote.learn("nano", seconds=40.0)
-        seconds = time.perf_counter() - start
-        start = time.perf_counter()
-        remote.choose("nano", 0)
-        back = time.perf_counter() - start
-        rows.append(
-            {
-                "case": "learn from two corrected volumes",
-                "slices": outcome["slices"],
-                "steps": outcome["steps"],
-                "seconds": seconds,
-                "goal s": 60,
-                "Dice before": outcome["before"],
-                "Dice after": outcome["after"],
-                "roll back s": back,
-            }
-        )
+    with served() as (url, _):
+        for trial in range(trials):
+            with RemotePredictor(url) as remote:
+                rows.append(_learn(remote, trial))
     return rows
+
+
+def _learn(remote: RemotePredictor, trial: int) -> dict[str, object]:
+    for number in range(2):
+        # no seed that nano was trained on
+        volume, labels, spacing_mm = phantom_volume((4711, trial, number))
+        remote.open(volume, spacing_mm=spacing_mm).accept(labels > 0)
+    start = time.perf_counter()
+    outcome = remote.learn("nano")
+    seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    remote.choose("nano", 0)
+    return {
+        "case": f"two corrected volumes, trial {trial + 1}",
+        "slices": outcome["slices"],
+        "steps": outcome["steps"],
+        "seconds": seconds,
+        "goal s": 60,
+        "Dice before": outcome["before"],
+        "Dice after": outcome["after"],
+        "taken over": "yes" if outcome["has_helped"] else "no",
+        "roll back s": time.perf_counter() - start,
+        "load": _load(),
+    }
 
 
 def main() -> None:
@@ -196,7 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     cases = ("latency", "leak", "soak", "learn")
     parser.add_argument("--only", choices=cases, default="latency")
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=60.0, help="of soak; at most, of leak")
     parser.add_argument("--requests", type=int, default=10_000)
     args = parser.parse_args()
     title = f"segkit serve -m nano on 2-core x86-64 CPU: {args.only}"
@@ -204,7 +225,7 @@ def main() -> None:
         case "latency":
             rows = latency()
         case "leak":
-            rows = [leak(args.requests)]
+            rows = [leak(args.requests, args.minutes)]
         case "soak":
             rows = [soak(args.minutes)]
         case _:

@@ -14,7 +14,6 @@ from segkit.data.volume import Picture, Volume
 from segkit.predictors.base import Predictor
 from segkit.predictors.engine import extent_of
 from segkit.predictors.session import Session
-from segkit.predictors.slice_engine import SliceEngine
 from segkit.predictors.slices import EncodedSlices
 from segkit.serve.faults import bad
 from segkit.serve.messages import Box, Drawing, Points, Prompt, Propagate
@@ -82,7 +81,7 @@ class Annotation:
     @property
     def count(self) -> int:
         """Actions that `undo` could take back."""
-        return len(self.session._steps) - 1
+        return self.session.interactions
 
     def add(self, prompt: Prompt, drawn: np.ndarray | None = None) -> None:
         """Take a prompt; nothing is computed before `render`.
@@ -148,21 +147,8 @@ class Annotation:
         return self.session.mask()
 
     def content(self, box: Edges) -> Bool[np.ndarray, "..."]:
-        """Copy of the mask inside a box; of slices, only those in the box are drawn."""
-        engine = self.session._engine
-        if not self.session.has_prompts or not isinstance(engine, SliceEngine):
-            return _cut(self.mask(), box)
-        self.session.update()
-        state = self.session._shown
-        corners = np.array([[low for low, _ in box], [high - 1 for _, high in box]], np.float64)
-        first, last = sorted(map(int, engine.lies_on(corners)))
-        # pages of the empty volume that nothing is drawn on take no memory
-        whole = np.zeros(self.shape, dtype=bool)
-        stack = engine.view.stack(whole)
-        for index in range(first, last + 1):
-            if index in state:
-                stack[index] = engine._plane(state[index])
-        return _cut(whole, box)
+        """Copy of the mask inside a box."""
+        return np.array(self.mask()[tuple(slice(*edge) for edge in box)], order="C")
 
     def scores(self) -> dict[str, float]:
         """Predicted IoU by slice of the view."""
@@ -170,9 +156,7 @@ class Annotation:
 
     def wipe(self) -> None:
         """Forget all prompts and masks."""
-        self.session.reset()
-        if self.session in self.session._objects:
-            self.session._objects.remove(self.session)
+        self.session.remove()
 
     def _add_drawing(self, prompt: Drawing, drawn: np.ndarray | None) -> None:
         if drawn is None:
@@ -221,10 +205,6 @@ class Annotation:
 def label_map(predictor: Predictor, source: Volume | Picture, task: Task[np.ndarray]) -> np.ndarray:
     """Label map of an automatic model, uint8 on the grid of the source; 0 is background."""
     return predictor.segment(source, progress=task.step, cancel=_never)
-
-
-def _cut(mask: Bool[np.ndarray, "..."], box: Edges) -> Bool[np.ndarray, "..."]:
-    return np.array(mask[tuple(slice(*edge) for edge in box)], order="C")
 
 
 def _never() -> bool:

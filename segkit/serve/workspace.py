@@ -268,7 +268,7 @@ class Workspace:
         """Keep one for each image and tag: the newest."""
         place = (new.image_id, new.tag)
         for old in [k for k, c in self.corrections.items() if (c.image_id, c.tag) == place]:
-            del self.corrections[old]
+            self.corrections.pop(old).bits.fill(0)
         self.corrections[key] = new
 
     def _redo_prompt(self, event: Event, journal: Journal) -> None:
