@@ -42,6 +42,8 @@ class SafeRoute(APIRoute):
                 return Response(
                     error_body(refusal), refusal.status, refusal.headers, "application/json"
                 )
+            finally:
+                await request.close()  # uploads lie in temporary files until then
 
         return answer
 

@@ -84,7 +84,7 @@ def test_paragraph_shows_the_error_of_segkit_behind_another() -> None:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("segkit ", "demo train eval"), ("segkit me", "measure"), ("segkit predict ", "")],
+    [("segkit ", "demo plan train eval"), ("segkit me", "measure"), ("segkit predict ", "")],
 )
 def test_completion_names_commands(
     line: str,

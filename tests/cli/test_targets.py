@@ -30,7 +30,7 @@ def test_what_the_configs_need_is_allowed(target: str) -> None:
         ("segkit.cli.main.importlib.import_module", "is not a class of segkit"),
         ("segkit.lightning.environment.subprocess.Popen", "is not a class of segkit"),
         ("segkit.lightning.training.fit", "is not a class of segkit"),
-        ("segkit.models.build.torch.load", "is not a class of segkit"),
+        ("segkit.models.segmenter.torch.load", "is not a class of segkit"),
         ("segkit.adapters.Nothing", "does not exist; check its spelling"),
         ("segkit.adapters.base;os", "does not exist"),
         (["segkit"], "is not allowed"),
