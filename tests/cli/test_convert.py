@@ -7,7 +7,7 @@ import torch
 
 from segkit.backbones.sam_modules import TINY, SamModules
 from segkit.cli import convert
-from segkit.errors import CheckpointError, InputError
+from segkit.errors import CheckpointError
 
 
 @pytest.fixture

@@ -254,17 +254,36 @@ def test_a_token_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "code", "says"),
     [
-        b"{", b"[]", b'"x"', b"{\"image\": NaN}", b'{"image": "a", "image": "b"}', b"[" * 100_000,
-        b'{"image": Infinity}', b'{"image": 5}', b'{"surplus": 1, "image": "a"}', b"\xff\xfe",
+        (b"{", "bad_json", "not valid JSON"),
+        (b"\xff\xfe", "bad_json", "not valid JSON"),
+        (b"[" * 100_000, "bad_json", "not valid JSON"),
+        (b'{"prompt": {}, "prompt": {}}', "bad_json", "not valid JSON"),
+        (b'{"prompt": {"kind": "box", "box": [[NaN, 2]]}}', "bad_json", "not valid JSON"),
+        (b'{"prompt": {"kind": "box", "box": [[0, Infinity]]}}', "bad_json", "not valid JSON"),
+        (b'{"prompt": {"kind": "box", "box": [[0, 1e999], [0, 1]]}}', "bad_field", "finite"),
+        (b"[]", "bad_field", "the body"),
+        (b'{"prompt": 5}', "bad_field", "prompt"),
+        (b'{"prompt": {}, "surplus": 1}', "bad_field", "Extra inputs"),
+        (b'{"prompt": {"kind": "spell"}}', "bad_field", "kind"),
     ],
-)  # fmt: skip
-def test_malformed_json_is_400_s27(plain: str, body: bytes) -> None:
+)
+def test_malformed_json_is_400_s27(plain: str, body: bytes, code: str, says: str) -> None:
+    """On a session that exists: the same request in good JSON is answered with 200."""
     lease = json.loads(ask(plain, "POST", "/claim")[2])["lease_token"]
-    status, _, said = ask(plain, "POST", "/segkit/v1/sessions", body, X_Lease_Token=lease)
-    ask(plain, "POST", "/release", X_Lease_Token=lease)
-    assert status == 400, said
+    about = {"X_Lease_Token": lease}
+    sent = b"".join(encode(body_volume()))
+    image = json.loads(ask(plain, "POST", "/segkit/v1/volumes", sent, **about)[2])["id"]
+    wish = json.dumps({"image": image}).encode()
+    session = json.loads(ask(plain, "POST", "/segkit/v1/sessions", wish, **about)[2])["id"]
+    path = f"/segkit/v1/sessions/{session}/prompts"
+    good = b'{"prompt": {"kind": "points", "points": [[1, 2, 3]], "labels": [1]}, "run": false}'
+    status, _, said = ask(plain, "POST", path, body, **about)
+    after = ask(plain, "POST", path, good, **about)[0]
+    ask(plain, "POST", "/release", **about)
+    assert (status, json.loads(said)["code"], after) == (400, code, 200)
+    assert says in json.loads(said)["detail"]
 
 
 def test_limits_follow_what_a_path_needs() -> None:
