@@ -5,8 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import segkit.torchvision_compat  # noqa: F401  (before lightning, monai, timm, peft)
+
+if not torch.cuda.is_available():
+    # before anything imports Triton: without a GPU its kernels run in the interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ def depthwise_gelu(
     x: Maps, weight: Float[Tensor, "c 1 3 3"], bias: Float[Tensor, " c"], rate: int
 ) -> Maps:
     """GELU of a depthwise 3x3 convolution, zero-padded to equal size."""
+    # through a view: gradients then have the layout that distributed training expects
+    weight = weight.flatten(1).unflatten(1, (1, 3, 3))
     return F.gelu(F.conv2d(x, weight, bias, padding=rate, dilation=rate, groups=x.shape[1]))
 
 

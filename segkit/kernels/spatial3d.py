@@ -24,7 +24,9 @@ def reference(
 ) -> Float[Tensor, "n depth rows cols dim"]:
     """Definition: volumes + [relu](up(relu(conv(relu(down(volumes))))))."""
     x = F.relu(F.linear(volumes, *down)).permute(0, 4, 1, 2, 3)
-    x = F.relu(F.conv3d(x, *conv, padding=1, groups=x.shape[1])).permute(0, 2, 3, 4, 1)
+    # through a view: gradients then have the layout that distributed training expects
+    weight = conv[0].flatten(1).unflatten(1, (1, 3, 3, 3))
+    x = F.relu(F.conv3d(x, weight, conv[1], padding=1, groups=x.shape[1])).permute(0, 2, 3, 4, 1)
     x = F.linear(x, *up)
     return volumes + (F.relu(x) if ends_with_relu else x)
 

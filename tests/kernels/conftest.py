@@ -1,13 +1,9 @@
-"""Without a GPU the kernels run under Triton's interpreter, which must be chosen before import."""
+"""Poisoned memory and float64 references; tests/conftest.py chooses the interpreter."""
 
-import os
 from collections.abc import Callable
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 pytest.importorskip("triton", reason="extra [triton]")
 
