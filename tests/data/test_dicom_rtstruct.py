@@ -50,7 +50,7 @@ def test_random_masks_survive_the_round_trip(source: Volume, tmp_path: Path, see
 
 
 def test_an_independent_reader_finds_the_same_voxels(source: Volume, tmp_path: Path) -> None:
-    rt_utils = pytest.importorskip("rt_utils", reason="extra [dicom]")
+    rt_utils = pytest.importorskip("rt_utils", reason="extra [dev]")
     mask = some_mask()
     write_rtstruct(tmp_path / "m.dcm", mask, source, {1: "liver", 4: "tumour"})
     with warnings.catch_warnings():
