@@ -1,6 +1,7 @@
 """The wheel works without the checkout: installed into a clean environment, run elsewhere."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,8 +19,14 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Command runner of an environment that holds the wheel and sees our dependencies only."""
     folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    # a copy: several test processes may build at the same time
+    for name in ("segkit", "configs"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
-    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    subprocess.run([*build, str(source)], check=True, capture_output=True)
     venv.create(folder / "venv", symlinks=True)
     python = folder / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--quiet"]
