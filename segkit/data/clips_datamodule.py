@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,12 +13,11 @@ from typing_extensions import override
 from segkit.data.batches import Sample
 from segkit.data.clips import Clip, ClipBatch, collate_clips
 from segkit.data.clips_sequences import ClipSpec, FrameSequence, draw_window, find_sequences
-from segkit.data.datamodule import SampleSpec, SliceDataModule, SourceSpec
+from segkit.data.datamodule import Reading, SliceDataModule
 from segkit.data.loading import GuardedLoader, LoaderSpec
 from segkit.data.preprocess import InputSpec
 from segkit.data.samples import SliceSamples
 from segkit.data.sampling import Draw, EpochSampler, derive_seed
-from segkit.data.splits import SplitSpec
 from segkit.data.transforms import AugmentSpec
 from segkit.errors import InputError
 
@@ -110,24 +109,11 @@ class ClipDataModule(SliceDataModule):
         *,
         model_input: InputSpec,
         clips: ClipSpec | None = None,
-        source: SourceSpec | None = None,
-        split: SplitSpec | None = None,
-        samples: SampleSpec | None = None,
-        loader: LoaderSpec | None = None,
         augment: AugmentSpec | None = None,
-        cache_dir: str | Path | None = None,
+        **reading: Unpack[Reading],
     ) -> None:
         self.clips = clips or ClipSpec()
-        super().__init__(
-            root,
-            model_input=model_input,
-            source=source,
-            split=split,
-            samples=samples,
-            loader=loader,
-            augment=augment,
-            cache_dir=cache_dir,
-        )
+        super().__init__(root, model_input=model_input, augment=augment, **reading)
 
     @cached_property
     def train_clips(self) -> ClipSamples:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 from segkit.data.batches import ImageBatch, collate
 from segkit.data.cache import StackCache
@@ -81,6 +81,16 @@ class SampleSpec:
     def labels_as_read(self) -> LabelOptions:
         """The options of labels with `instances` taken in."""
         return replace(self.label_options, instances=self.instances or self.label_options.instances)
+
+
+class Reading(TypedDict, total=False):
+    """Arguments that every data module hands on to `SliceDataModule`."""
+
+    source: SourceSpec | None
+    split: SplitSpec | None
+    samples: SampleSpec | None
+    loader: LoaderSpec | None
+    cache_dir: str | Path | None
 
 
 class SliceDataModule:

@@ -2,16 +2,15 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from typing_extensions import override
 
-from segkit.data.datamodule import SampleSpec, SliceDataModule, SourceSpec, warn_of_bare
-from segkit.data.loading import GuardedLoader, LoaderSpec
+from segkit.data.datamodule import Reading, SliceDataModule, warn_of_bare
+from segkit.data.loading import GuardedLoader
 from segkit.data.patches import BlockBatch, BlockSamples, BlockSpec, collate_blocks
 from segkit.data.preprocess import InputSpec
 from segkit.data.sampling import EpochSampler
-from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
 
 
@@ -33,26 +32,14 @@ class BlockDataModule(SliceDataModule):
         root: str | Path,
         *,
         model_input: InputSpec,
-        source: SourceSpec | None = None,
-        split: SplitSpec | None = None,
-        samples: SampleSpec | None = None,
-        loader: LoaderSpec | None = None,
         augment: BlockSpec | None = None,
-        cache_dir: str | Path | None = None,
+        **reading: Unpack[Reading],
     ) -> None:
         if model_input.patch is None:
             raise InputError(
                 "blocks need the size of a patch", fix="set patch=(k, j, i) in the input"
             )
-        super().__init__(
-            root,
-            model_input=model_input,
-            source=source,
-            split=split,
-            samples=samples,
-            loader=loader,
-            cache_dir=cache_dir,
-        )
+        super().__init__(root, model_input=model_input, **reading)
         self.patch, self.blocks = model_input.patch, augment
 
     @cached_property

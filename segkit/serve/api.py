@@ -86,6 +86,7 @@ def router(engine: Engine) -> APIRouter:
     _add_session_routes(routes, engine)
     _add_change_routes(routes, engine)
     _add_result_routes(routes, engine)
+    _add_outcome_routes(routes, engine)
     _add_job_routes(routes, engine)
     _add_model_routes(routes, engine)
     return routes
@@ -288,6 +289,8 @@ def _add_result_routes(routes: APIRouter, engine: Engine) -> None:
         item = lease.workspace.item(object_id)
         return {"iou": await engine.compute(lease, item.annotation.scores, request)}
 
+
+def _add_outcome_routes(routes: APIRouter, engine: Engine) -> None:
     @routes.get("/sessions/{object_id}/measurements")
     async def measurements(request: Request, object_id: str) -> Answer:
         lease = await lease_of(engine, request)
