@@ -5,6 +5,7 @@ from segkit.lightning.automatic import AutomaticModule
 from segkit.lightning.average import WeightAverage
 from segkit.lightning.base import BatchPrediction, SegmentationModule
 from segkit.lightning.checkpoints import AtomicCheckpointIO, read_checkpoint, write_checkpoint
+from segkit.lightning.cpu_timer import CpuTimer
 from segkit.lightning.data import SegmentationData
 from segkit.lightning.finite import DivergedError, FiniteGuard
 from segkit.lightning.interactive import Interaction, InteractiveModule
@@ -20,6 +21,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "AutomaticModule",
     "BatchPrediction",
+    "CpuTimer",
     "DivergedError",
     "FiniteGuard",
     "FitResult",
