@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ class EncodedSlices:
 
     The least recently used embeddings are dropped once `cache_bytes` are in use, so memory does not
     grow with the volume. Safe to use from several threads.
+
+    Attributes:
+        encode_s: Seconds that the last embedding took.
     """
 
     def __init__(
@@ -28,6 +32,12 @@ class EncodedSlices:
         self._cache: OrderedDict[int, Features] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
+        self.encode_s = 0.0
+
+    def holds(self, index: int) -> bool:
+        """Whether the embedding of slice `index` is in the cache."""
+        with self._lock:
+            return index in self._cache
 
     def features(self, index: int) -> Features:
         """Embedding of slice `index`, encoded at most once while it stays in the cache."""
@@ -35,7 +45,9 @@ class EncodedSlices:
             if index in self._cache:
                 self._cache.move_to_end(index)
                 return self._cache[index]
+        start = perf_counter()
         features = self.encode([index])
+        self.encode_s = perf_counter() - start
         with self._lock:
             if index not in self._cache:
                 self._cache[index] = features

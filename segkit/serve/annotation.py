@@ -14,6 +14,7 @@ from segkit.data.volume import Picture, Volume
 from segkit.predictors.base import Predictor
 from segkit.predictors.engine import extent_of
 from segkit.predictors.session import Session
+from segkit.predictors.slice_engine import SliceEngine
 from segkit.predictors.slices import EncodedSlices
 from segkit.serve.faults import bad
 from segkit.serve.messages import Box, Drawing, Points, Prompt, Propagate
@@ -21,6 +22,11 @@ from segkit.serve.worker import Task, pause
 
 Edges = tuple[tuple[int, int], ...]
 """Half-open (low, high) of a box for each axis, in array order."""
+
+AHEAD = 3
+"""Slices on either side of one that was marked are encoded while nothing else is asked."""
+MOST_AHEAD_S = 0.25
+"""Models that take longer for a slice do not work ahead: a click would wait for its end."""
 
 
 class Encoded:
@@ -45,6 +51,13 @@ class Encoded:
         if not isinstance(slices, EncodedSlices):
             raise bad("this needs a model that sees slices", "not_supported")
         return slices
+
+    def prepare(self, index: int) -> bool:
+        """Encode a slice that may be asked for; false if it is there, or a click would wait."""
+        if self.slices.encode_s > MOST_AHEAD_S or self.slices.holds(index):
+            return False
+        self.slices.features(index)
+        return True
 
     @property
     def view(self) -> SliceView:
@@ -149,6 +162,15 @@ class Annotation:
     def content(self, box: Edges) -> Bool[np.ndarray, "..."]:
         """Copy of the mask inside a box."""
         return np.array(self.mask()[tuple(slice(*edge) for edge in box)], order="C")
+
+    def around(self, box: Edges) -> list[int]:
+        """Slices of the view beside those of a box, the nearest first; none for blocks."""
+        engine = self.session._engine
+        if not isinstance(engine, SliceEngine):
+            return []
+        low, high = np.sort(engine.lies_on(np.array(box, dtype=np.float64).T - [[0], [1]]))
+        found = [one for step in range(1, AHEAD + 1) for one in (high + step, low - step)]
+        return [int(one) for one in found if 0 <= one < engine.slice_count]
 
     def scores(self) -> dict[str, float]:
         """Predicted IoU by slice of the view."""

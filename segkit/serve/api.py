@@ -27,6 +27,7 @@ from segkit.serve.wire import (
     read_body,
     read_edges,
     read_meta,
+    read_upload,
     update_answer,
 )
 from segkit.version import VERSION
@@ -131,12 +132,12 @@ def _add_image_routes(routes: APIRouter, engine: Engine) -> None:
         limit = engine.settings.limits.array
         if request.headers.get("content-type") == "application/x-segkit-file":
             file = read_meta(request, FileAbout)
-            body = await read_body(request)
+            body = await read_upload(request)
             make = partial(from_file, body, file, engine.temporary, max_bytes=limit)
             image = await make_image(engine, body, make, is_array=False)
         else:
             about = read_meta(request, About)
-            body = await read_body(request)
+            body = await read_upload(request)
             make = partial(from_array, body, about, max_bytes=limit)
             image = await make_image(engine, body, make)
         image_id = await engine.compute(lease, lambda: lease.workspace.add_image(image))

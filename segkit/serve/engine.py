@@ -58,10 +58,10 @@ class Engine:
     ) -> None:
         self.residents, self.settings = residents, settings or Settings()
         self.state, self.clock = state, clock
-        self.worker = Worker()
         self.temporary = private_folder()
         self._leases: dict[str, Lease] = {}
         self._entering: dict[str, asyncio.Lock] = {}
+        self.worker = Worker(ahead=self._look_ahead)
 
     @property
     def leases(self) -> int:
@@ -245,6 +245,11 @@ class Engine:
                 return lease
         finally:
             self._entering.pop(token, None)
+
+    def _look_ahead(self) -> bool:
+        """Encode one slice, for who acted last first; false if nobody needs one."""
+        leases = sorted(self.everybody(), key=lambda lease: lease.used, reverse=True)
+        return any(lease.workspace.look_ahead() for lease in leases)
 
     def _clear(self, lease: Lease) -> None:
         self._leases.pop(lease.token, None)

@@ -184,7 +184,8 @@ class _Body:
         allowed = self._limits.header_s + self._bytes / self._limits.bytes_per_s
         try:
             left = self._start + allowed - time.monotonic()
-            message = await asyncio.wait_for(self._receive(), max(left, 0.01))
+            async with asyncio.timeout(max(left, 0.01)):
+                message = await self._receive()
         except TimeoutError as error:
             raise Refusal(408, "the body came too slowly", "too_slow", CLOSE) from error
         if message["type"] == "http.request":

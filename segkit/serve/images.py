@@ -53,7 +53,7 @@ class Image:
     """An image of one client. `payload` and `about` are enough to build it again."""
 
     source: Volume | Picture
-    payload: bytes | bytearray
+    payload: Buffer
     about: dict[str, object]
 
     @property
@@ -75,8 +75,8 @@ class Image:
         """Overwrite what belongs to the patient."""
         if self.source.array.flags.writeable:
             self.source.array.fill(0)
-        if isinstance(self.payload, bytearray):
-            self.payload[:] = bytes(len(self.payload))
+        if not memoryview(self.payload).readonly:
+            np.frombuffer(self.payload, dtype=np.uint8).fill(0)
 
     def describe(self) -> dict[str, object]:
         """What a client may know about it."""
@@ -91,7 +91,7 @@ class Image:
         return found
 
 
-def from_array(data: bytes | bytearray, about: About, *, max_bytes: int) -> Image:
+def from_array(data: Buffer, about: About, *, max_bytes: int) -> Image:
     """Image of an array in one of the two codecs.
 
     Raises:
@@ -116,7 +116,7 @@ def from_array(data: bytes | bytearray, about: About, *, max_bytes: int) -> Imag
     return Image(Volume(array, _geometry(array, about)), data, about.model_dump(mode="json"))
 
 
-def from_file(data: bytes | bytearray, about: FileAbout, folder: Path, *, max_bytes: int) -> Image:
+def from_file(data: Buffer, about: FileAbout, folder: Path, *, max_bytes: int) -> Image:
     """Image of a file in any format segkit reads, through a private file that is deleted again.
 
     Raises:

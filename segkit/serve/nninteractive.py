@@ -27,6 +27,7 @@ from segkit.serve.wire import (
     make_image,
     read_body,
     read_meta,
+    read_upload,
 )
 from segkit.serve.workspace import Object
 from segkit.version import VERSION
@@ -146,7 +147,7 @@ def _add_image_routes(routes: APIRouter, engine: Engine) -> None:
     async def set_image(request: Request) -> dict[str, list[int]]:
         lease = await lease_of(engine, request)
         meta = read_meta(request, ImageMeta)
-        body = await read_body(request)
+        body = await read_upload(request)
         about = _about(meta.image_properties)
         limit = engine.settings.limits.array
         make = partial(from_array, body, about, max_bytes=limit)

@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 from segkit.serve.faults import Cancelled
 
 T = TypeVar("T")
+REST_S = 0.2
+"""How long nothing must be asked before the thread works ahead: a click finds it free."""
 _local = threading.local()
 
 
@@ -67,9 +69,13 @@ class Worker:
 
     Tasks of one `key` run one after the other. While a task pauses between its steps, urgent tasks
     of other keys run inside the pause, so that a long job does not hold up a click.
+
+    When nothing has been asked for `REST_S`, `ahead` is called until it says that nothing is left,
+    or a task arrives. One call should be short, since a click waits for its end.
     """
 
-    def __init__(self, name: str = "device") -> None:
+    def __init__(self, name: str = "device", *, ahead: Callable[[], bool] = lambda: False) -> None:
+        self._ahead = ahead
         self._line: list[Task[Any]] = []
         self._active: list[Task[Any]] = []
         self._changed = threading.Condition()
@@ -114,14 +120,25 @@ class Worker:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        rest_s: float | None = None
         while True:
+            has_rested = False
             with self._changed:
-                while self._is_open and not self._line:
-                    self._changed.wait()
+                while self._is_open and not self._line and not has_rested:
+                    has_rested = not self._changed.wait(rest_s)
                 if not self._is_open:
                     return
-            if (task := self._take(is_nested=False)) is not None:
+            if has_rested:
+                rest_s = 0.0 if self._work_ahead() else None
+            elif (task := self._take(is_nested=False)) is not None:
                 self._execute(task)
+                rest_s = REST_S
+
+    def _work_ahead(self) -> bool:
+        task = Task(self, lambda _: self._ahead(), None, is_urgent=False)
+        task.run()
+        # what failed will fail again for whoever asks for it, and be told to them
+        return task.future.exception() is None and task.future.result()
 
     def _take(self, *, is_nested: bool) -> Task[Any] | None:
         with self._changed:

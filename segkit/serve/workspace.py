@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from segkit.client.codec import Buffer
 from segkit.data.volume import Volume
 from segkit.serve import nnia
 from segkit.serve.annotation import Annotation, Encoded, Update
@@ -53,6 +54,7 @@ class Workspace:
     corrections: dict[str, Correction] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     _encoded: dict[tuple[str, str], Encoded] = field(default_factory=dict)
+    _ahead: list[tuple[Encoded, int]] = field(default_factory=list)
 
     @property
     def n_bytes(self) -> int:
@@ -92,6 +94,7 @@ class Workspace:
             self.corrections.pop(key).bits.fill(0)
         for place in [place for place in self._encoded if place[0] == image_id]:
             del self._encoded[place]
+        self._ahead.clear()
         image.wipe()
         del self.images[image_id]
         self._note({"op": "drop", "id": image_id})
@@ -164,7 +167,11 @@ class Workspace:
             Cancelled: The task was called off.
         """
         try:
-            return item.annotation.render()
+            update = item.annotation.render()
+            if update.box is not None:
+                encoded = self.encoded(item.image_id, item.resident)
+                self._ahead = [(encoded, one) for one in item.annotation.around(update.box)]
+            return update
         finally:
             if (count := item.annotation.count) < item.noted:
                 self._note({"op": "keep", "id": item.id, "count": count})
@@ -175,6 +182,14 @@ class Workspace:
         if item.is_stale:
             item.is_stale = False
             self.render(item)
+
+    def look_ahead(self) -> bool:
+        """Encode one slice that may be marked next; false if nothing is left to do."""
+        while self._ahead:
+            encoded, index = self._ahead.pop(0)
+            if encoded.prepare(index):
+                return True
+        return False
 
     def accept(self, image_id: str, mask: np.ndarray, tag: str = "final") -> str:
         """Keep a segmentation that a person calls right, to learn from it."""
@@ -219,6 +234,7 @@ class Workspace:
             one.bits.fill(0)
         for part in (self.objects, self.images, self.corrections, self.notes, self._encoded):
             part.clear()
+        self._ahead.clear()
 
     def replay(self, journal: Journal) -> None:
         """Bring back what a journal holds, action by action.
@@ -278,7 +294,7 @@ class Workspace:
             raise KeyError("payload")
         self.item(event["id"]).annotation.add(prompt, drawn)
 
-    def _note(self, event: Event, payload: bytes | bytearray | None = None) -> None:
+    def _note(self, event: Event, payload: Buffer | None = None) -> None:
         if self.journal is not None:
             # the journal writes later: what it gets must not change any more
             self.journal.append(event, payload)
