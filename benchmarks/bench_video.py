@@ -25,6 +25,7 @@ from segkit.data.video_writer import OverlayWriter
 from segkit.data.volume import Picture
 from segkit.memory import MemoryBank
 from segkit.models import build
+from segkit.models.segmenter import upsample
 from segkit.models.tracker import ObjectPrompt, Tracker
 from segkit.predictors.video import VideoPredictor
 
@@ -229,6 +230,8 @@ def _step(
     tracker: Tracker, image: torch.Tensor, prompts: Any, bank: MemoryBank
 ) -> tuple[MemoryBank, torch.Tensor]:
     prediction, bank = tracker.step(tracker.encode(image[None]), prompts, bank)
+    # the official predictor brings its masks to the size of the frame, too
+    upsample(prediction.logits, tuple(image.shape[1:]))
     return bank, prediction.logits
 
 

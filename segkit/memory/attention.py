@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
-from segkit.kernels.narrow_attention import narrow_attention
+from segkit.memory.attention_cpu import attend_on_cpu, can_run
 from segkit.memory.positions import grid_sines, rotate, rotations
 from segkit.typing import Maps
 
@@ -70,11 +70,14 @@ class MemoryAttentionLayer(nn.Module):
         maps = key[:, : recall.count * cells].unflatten(1, (recall.count, cells))
         maps = rotate(maps, rotations(x.shape[-1], *size, x.device)).flatten(1, 2)
         key = torch.cat([maps, key[:, recall.count * cells :]], dim=1)
-        found = narrow_attention(
-            query, key, recall.tokens, (attn.v_proj.weight, attn.v_proj.bias),
-            mask=recall.mask, dropout=self._dropout,
-        )  # fmt: skip
-        return x + self.dropout(attn.out_proj(found))
+        found = F.scaled_dot_product_attention(
+            query[:, None],
+            key[:, None],
+            attn.v_proj(recall.tokens)[:, None],
+            attn_mask=None if recall.mask is None else recall.mask[:, None, None],
+            dropout_p=self._dropout,
+        )
+        return x + self.dropout(attn.out_proj(found[:, 0]))
 
     def think(self, x: Cells) -> Cells:
         """MLP on each cell."""
@@ -112,6 +115,10 @@ class MemoryAttention(nn.Module):
         size = (rows, cols)
         x = maps.flatten(2).transpose(1, 2)
         x = x + _INPUT_CODE * grid_sines(dim, rows, cols, maps.device)
+        if can_run(x, is_training=self.training):
+            turns = rotations(dim, rows, cols, maps.device)
+            x = attend_on_cpu(self.layers, x, recall, image_index, turns)
+            return self.norm(x).transpose(1, 2).unflatten(2, size)
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, MemoryAttentionLayer)
             x, query = layer.look_around(x, size)

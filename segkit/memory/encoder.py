@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
+from segkit.memory.attention_cpu import can_run
 from segkit.typing import Maps
 
 _STEPS = (1, 4, 16, 64, 256)  # channels of the mask; each step halves its height and width
@@ -91,5 +92,12 @@ class MemoryEncoder(nn.Module):
         image_index: Int[Tensor, " objects"],
     ) -> Float[Tensor, "objects memory rows cols"]:
         """`masks` have the size of the model input; `maps` have seen no memory."""
-        image = self.pix_feat_proj(maps)[image_index]
-        return self.out_proj(self.fuser(image + self.mask_downsampler(masks)))
+        images = self.pix_feat_proj(maps)[image_index]
+        # one object's maps fit in the cache of a CPU, those of ten do not
+        size = 1 if can_run(masks, is_training=self.training) else len(masks)
+        return torch.cat(
+            [
+                self.out_proj(self.fuser(image + self.mask_downsampler(mask)))
+                for image, mask in zip(images.split(size), masks.split(size), strict=True)
+            ]
+        )

@@ -4,23 +4,28 @@ import torch
 from segkit.kernels import narrow_attention as module
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_narrow_sum_equals_the_definition(masked: bool) -> None:
+def _case(spread: float) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 1100, 16, generator=generator)
-    key = torch.randn(2, 1300, 16, generator=generator) * 3
-    source = torch.randn(2, 1300, 4, generator=generator)
-    value = (torch.randn(16, 4, generator=generator), torch.randn(16, generator=generator))
-    mask = torch.rand(2, 1300, generator=generator) > 0.4 if masked else None
-    with torch.no_grad():
-        got = module.narrow_attention(query, key, source, value, mask=mask)
-    want = module.reference(query, key, source, value, mask=mask)
-    torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+    sizes = ((1100, 16), (1300, 16), (1300, 4))
+    query, key, source = (torch.randn(size, generator=generator) for size in sizes)
+    return [query, spread * key, source]
 
 
-def test_gradients_take_the_definition() -> None:
-    query = torch.randn(1, 1024, 8, requires_grad=True)
-    key, source = torch.randn(1, 64, 8), torch.randn(1, 64, 4)
-    value = (torch.randn(8, 4), torch.randn(8))
-    module.narrow_attention(query, key, source, value).sum().backward()
-    assert query.grad is not None
+def test_sums_equal_the_definition() -> None:
+    found, wanted = module.narrow_sums(*_case(3.0)), module.reference(*_case(3.0))
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
+
+
+def test_fewer_keys_than_a_block() -> None:
+    query, key, source = _case(1.0)
+    found = module.narrow_sums(query[:5], key[:7], source[:7])
+    torch.testing.assert_close(found, module.reference(query[:5], key[:7], source[:7]))
+
+
+@pytest.mark.parametrize("last", [1e4, -1e4])
+def test_scores_far_above_or_below_those_of_the_first_block(last: float) -> None:
+    query, key, source = _case(1.0)
+    key[-1] = last * query[0]
+    found = module.narrow_sums(query, key, source)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, module.reference(query, key, source), atol=2e-5, rtol=1e-5)
