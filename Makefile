@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-slicer slicer-pictures slicer-client check lint types docs bench clean
+.PHONY: setup demo test test-slow test-slicer slicer-pictures slicer-client check lint types docs bench soak clean
 
 setup: $(STAMP)
 
@@ -57,6 +57,10 @@ docs: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.run --cpu
+
+# an hour at the pace of four people, against one server
+soak: setup
+	$(BIN)/python -m benchmarks.soak --minutes 60
 
 clean:
 	rm -rf $(VENV) $(SLICER_VENV) build dist site demo .pytest_cache .mypy_cache .ruff_cache
