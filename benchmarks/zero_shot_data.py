@@ -1,8 +1,9 @@
-"""Test objects of the real data sets: one image and one mask each, a subject for the intervals."""
+"""Objects of the real data sets: one image and one mask each, a subject for the intervals."""
 
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -33,9 +34,9 @@ def _choose(paths: list[Path], limit: int) -> list[Path]:
     return [paths[index] for index in sorted(order)]
 
 
-def _masked(folder: str) -> Callable[[Path, int], Iterator[Item]]:
+def _masked(folder: str, split: str = "test") -> Callable[[Path, int], Iterator[Item]]:
     def items(root: Path, limit: int) -> Iterator[Item]:
-        base = root / "2d" / folder / "test"
+        base = root / "2d" / folder / split
         for path in _choose(list((base / "masks").iterdir()), limit):
             image = next((base / "images").glob(path.stem + ".*"))
             yield Item(path.stem, _picture(image), np.asarray(Image.open(path).convert("L")) > 127)
@@ -56,13 +57,13 @@ def _nuclei(root: Path, limit: int) -> Iterator[Item]:
             yield Item(path.stem, image, labels == value)
 
 
-def _hippocampus(root: Path, limit: int) -> Iterator[Item]:
+def _hippocampus(root: Path, limit: int, part: str = "Ts") -> Iterator[Item]:
     """One axial slice of each volume and one of its two parts, of at least 30 voxels."""
     base = root / "3d" / "Task04_Hippocampus"
     rng = np.random.default_rng(SEED)
-    for path in _choose(list((base / "labelsTs").glob("hippo*.nii.gz")), limit):
+    for path in _choose(list((base / f"labels{part}").glob("hippo*.nii.gz")), limit):
         labels = np.asarray(nibabel.load(path).dataobj).transpose(2, 1, 0)
-        voxels = np.asarray(nibabel.load(base / "imagesTs" / path.name).dataobj, np.float32)
+        voxels = np.asarray(nibabel.load(base / f"images{part}" / path.name).dataobj, np.float32)
         places = [
             (k, value)
             for value in (1, 2)
@@ -97,3 +98,10 @@ SETS: dict[str, Callable[[Path, int], Iterator[Item]]] = {
     "hippocampus": _hippocampus,
     "cine": _cine,
 }
+
+TRAINING_SETS: dict[str, Callable[[Path, int], Iterator[Item]]] = {
+    "polyps": _masked("kvasir_polyp", "train"),
+    "heads": _masked("hc18_fetal_head", "train"),
+    "hippocampus": partial(_hippocampus, part="Tr"),
+}
+"""The training halves of sets whose subjects are all in one half."""
