@@ -1,6 +1,6 @@
 """Label maps of automatic models: slice by slice, or in sliding windows of blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -25,8 +25,20 @@ def label_slices(
 ) -> Labels:
     """Classes of every slice; memory holds one batch of slices and the label map."""
     view = slices.view
-    count = view.shape[0]
     out = np.empty(view.shape, dtype=np.uint8)
+    for index, one in slice_scores(slices, mirror=mirror, watch=watch):
+        out[index] = classes_of(torch.from_numpy(one))
+        if look is not None:
+            look(view, index, _probabilities(one))
+    return view.restore(out)
+
+
+def slice_scores(
+    slices: EncodedSlices, *, mirror: bool, watch: Watch
+) -> Iterator[tuple[int, Float[np.ndarray, "classes rows cols"]]]:
+    """Scores of every slice on the grid of the file, with its number."""
+    view = slices.view
+    count = view.shape[0]
     for start in range(0, count, SLICES_PER_BATCH):
         watch.step(start, count)
         indices = range(start, min(start + SLICES_PER_BATCH, count))
@@ -34,32 +46,36 @@ def label_slices(
             scores = slices.classify_on_source(indices)
         else:
             scores = view.logits_to_source([*slices.classify(indices, mirror=mirror)], indices)
-        for index, one in zip(indices, scores, strict=True):
-            out[index] = _classes(torch.from_numpy(one))
-            if look is not None:
-                look(view, index, _probabilities(one))
+        yield from zip(indices, scores, strict=True)
     watch.step(count, count)
-    return view.restore(out)
 
 
 @torch.inference_mode()
 def label_blocks(blocks: EncodedBlocks, *, overlap: float, mirror: bool, watch: Watch) -> Labels:
-    """Classes of blended blocks; memory holds one slab of windows and the label map.
+    """Classes of blended blocks; memory holds one slab of windows and the label map."""
+    view = blocks.view
+    out = np.empty(view.oriented_shape, dtype=np.uint8)
+    for axis, index, scores in block_scores(blocks, overlap=overlap, mirror=mirror, watch=watch):
+        np.moveaxis(out, axis, 0)[index] = classes_of(scores)
+    return view.restore(out)
 
-    Scores are brought back to the grid of the file before classes are compared, so that borders
+
+def block_scores(
+    blocks: EncodedBlocks, *, overlap: float, mirror: bool, watch: Watch
+) -> Iterator[tuple[int, int, Float[Tensor, "classes rows cols"]]]:
+    """Scores of blended blocks, plane by plane: (axis, index, scores).
+
+    They are brought back to the grid of the file before classes are compared, so that borders
     do not show the voxels of the model.
     """
     view = blocks.view
     windows = SlidingWindow(blocks.patch, overlap)
     classify = mirrored(blocks.classify) if mirror else blocks.classify
     slabs = windows.slabs(block_reader(view), view.shape, classify, watch)
-    out = np.empty(view.oriented_shape, dtype=np.uint8)
-    for axis, index, scores in resampled(slabs, view.shape, view.oriented_shape):
-        np.moveaxis(out, axis, 0)[index] = _classes(scores)
-    return view.restore(out)
+    yield from resampled(slabs, view.shape, view.oriented_shape)
 
 
-def _classes(scores: Float[Tensor, "classes rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
+def classes_of(scores: Float[Tensor, "classes rows cols"]) -> UInt8[np.ndarray, "rows cols"]:
     """Values 1, 2, ... of the highest score, 0 where none is above that of the background, 0."""
     best, index = scores.max(dim=0)
     return torch.where(best > 0, index + 1, 0).to(torch.uint8).cpu().numpy()

@@ -107,9 +107,9 @@ class Predictor:
         opened = self.read(source, options)
         engine: Engine[Any]
         if self.is_volumetric:
-            engine = BlockEngine(self._blocks(opened))
+            engine = BlockEngine(self.blocks(opened))
         else:
-            engine = SliceEngine(self._slices(opened, axis))
+            engine = SliceEngine(self.slices(opened, axis))
         return Session(engine, next(iter(self.labels.values()), "object"))
 
     def segment(
@@ -143,8 +143,8 @@ class Predictor:
         watch = Watch(progress, cancel)
         opened = self.read(source, options)
         if self.is_volumetric:
-            return label_blocks(self._blocks(opened), overlap=overlap, mirror=mirror, watch=watch)
-        return label_slices(self._slices(opened), mirror=mirror, watch=watch, look=look)
+            return label_blocks(self.blocks(opened), overlap=overlap, mirror=mirror, watch=watch)
+        return label_slices(self.slices(opened), mirror=mirror, watch=watch, look=look)
 
     @property
     def is_volumetric(self) -> bool:
@@ -162,11 +162,17 @@ class Predictor:
         save(path, labels, like, labels=self.labels)
         return Path(path)
 
-    def _slices(self, source: Volume | Picture, axis: int | None = None) -> EncodedSlices:
+    def slices(self, source: Volume | Picture, axis: int | None = None) -> EncodedSlices:
+        """The slices of an image as the model sees them, not encoded yet."""
         spec = _along(self._input_spec(source), source, axis)
         return EncodedSlices(self.segmenter, SliceView(source, spec), cache_bytes=self.cache_bytes)
 
-    def _blocks(self, source: Volume | Picture) -> EncodedBlocks:
+    def blocks(self, source: Volume | Picture) -> EncodedBlocks:
+        """The blocks of a volume as the model sees them, not encoded yet.
+
+        Raises:
+            InputError: The source is a picture.
+        """
         if isinstance(source, Picture):
             raise InputError(
                 f"got a picture of size {source.size}, this model sees blocks of a volume",

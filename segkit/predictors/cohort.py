@@ -1,20 +1,14 @@
 """Many inputs through one model: loaded once, failures listed, finished cases skipped."""
 
 import platform
-import time
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from segkit.backbones.checkpoints import file_sha256
 from segkit.data.dicom import is_dicom
-from segkit.data.options import ReadOptions
-from segkit.data.volume import Picture, Volume
-from segkit.errors import DataWarning, InputError, SegkitError
-from segkit.predictors.base import Predictor
+from segkit.errors import InputError
 from segkit.version import VERSION
 
 VOLUME_SUFFIX, PICTURE_SUFFIX = ".nii.gz", ".png"
@@ -23,12 +17,14 @@ KNOWN_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm",
 )  # fmt: skip
 
-Work = Callable[[Predictor, Volume | Picture, Path], Path]
-
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What became of one input: `status` is "done", "skipped" or "failed"."""
+    """What became of one input: `status` is "done", "skipped" or "failed".
+
+    `stages` says what of the seconds was spent on reading, predicting and writing; those of one
+    case overlap with those of the next.
+    """
 
     input: str
     output: str | None
@@ -37,16 +33,22 @@ class CaseResult:
     notes: tuple[str, ...] = ()
     error: str | None = None
     sha256: str | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CohortReport:
-    """`run_report.json`: versions, hashes, timings, failures."""
+    """`run_report.json`: versions, hashes, timings, failures.
+
+    `inputs` counts the cases of the whole run; those of processes that are not done yet are
+    missing in `cases`.
+    """
 
     model: str
     backbone_sha256: str
     device: str
     cases: tuple[CaseResult, ...]
+    inputs: int | None = None
     segkit_version: str = VERSION
     torch_version: str = torch.__version__
     python_version: str = field(default_factory=platform.python_version)
@@ -102,31 +104,6 @@ def default_suffix(path: Path) -> str:
     """Pictures give pictures, everything else NIfTI."""
     is_picture = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff")
     return PICTURE_SUFFIX if is_picture else VOLUME_SUFFIX
-
-
-def run_case(
-    predictor: Predictor, source: Path, output: Path, work: Work, options: ReadOptions
-) -> CaseResult:
-    """Read, predict and write one input; a refusal becomes a result, never an end of the run."""
-    start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DataWarning)
-        try:
-            opened = predictor.read(source, options)
-            written = work(predictor, opened, output)
-        except SegkitError as error:
-            return CaseResult(
-                str(source), None, "failed", time.perf_counter() - start, error=str(error)
-            )
-    notes = tuple(str(one.message) for one in caught if issubclass(one.category, DataWarning))
-    return CaseResult(
-        str(source),
-        str(written),
-        "done",
-        time.perf_counter() - start,
-        notes,
-        sha256=file_sha256(written),
-    )
 
 
 def _is_input(path: Path) -> bool:

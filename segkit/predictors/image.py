@@ -59,7 +59,7 @@ class ImagePredictor(Predictor):
 
     def set_image(self, image: Shaped[np.ndarray, "h w 3"] | Source) -> None:
         """Encode an image, RGB if it is an array with three channels."""
-        slices = self._slices(self.read(image))
+        slices = self.slices(self.read(image))
         slices.features(0)
         self._thread.slices = slices
 

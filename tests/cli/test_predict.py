@@ -173,6 +173,7 @@ def test_damaged_case_is_listed_and_the_others_go_on(
     assert sorted(path.name for path in out.iterdir()) == [
         "a.nii.gz",
         "c.nii.gz",
+        "run_cases.jsonl",
         "run_report.json",
     ]
 
