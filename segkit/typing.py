@@ -125,11 +125,15 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class PromptTokens:
-    """Encoded prompts: `sparse` tokens, a `dense` map and the position encoding of its cells."""
+    """Encoded prompts: `sparse` tokens, a `dense` map and the position encoding of its cells.
+
+    `drawn` are mask logits that the masks start from, of a model that draws its prompts.
+    """
 
     sparse: Float[Tensor, "objects tokens dim"]
     dense: Float[Tensor, "objects dim rows cols"]
     positions: Float[Tensor, "1 dim rows cols"]
+    drawn: Float[Tensor, "objects 1 mask_rows mask_cols"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,11 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class SamSizes:
-    """All numbers of a SAM model; the defaults are ViT-B's."""
+    """All numbers of a SAM model; the defaults are ViT-B's.
+
+    `draws_prompts`: its prompt encoder draws marks as mask logits that the masks start from
+    (`segkit.prompts.drawing`); SAM itself does not.
+    """
 
     name: str
     image_size: int = 1024
@@ -35,6 +39,7 @@ class SamSizes:
     decoder_heads: int = 8
     decoder_mlp: int = 2048
     iou_hidden: int = 256
+    draws_prompts: bool = False
 
 
 VIT_B = SamSizes("sam_vit_b")
@@ -79,6 +84,7 @@ class SamModules(nn.Module):
             input_image_size=(sizes.image_size, sizes.image_size),
             mask_in_chans=sizes.mask_in_chans,
         )
+        self.prompt_encoder.draws_prompts = sizes.draws_prompts
         self.mask_decoder = MaskDecoder(
             transformer_dim=sizes.out_dim,
             transformer=TwoWayTransformer(

@@ -6,12 +6,16 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
-from segkit.backbones.checkpoints import file_sha256, load_sam
+from segkit.backbones.checkpoints import file_sha256, load_sam, write_safetensors
 from segkit.backbones.sam_modules import NANO, SIZES, TINY, SamModules
+from segkit.decoders.mask import MaskDecoder
+from segkit.prompts.encoder import SamPromptEncoder
+from segkit.typing import Features, Grid, Prompts
 from tools.nano import objects, step, train
-from tools.nano.export import WEIGHTS, draw_curve, export, read_log
+from tools.nano.export import WEIGHTS, draw_curve, export, read_log, started_from
 from tools.nano.network import decode, encode, initialise
 
 SMALL = replace(TINY, name="small", rel_pos=False)
@@ -68,6 +72,63 @@ def test_a_box_is_two_corner_points(modules):
     torch.testing.assert_close(logits[:, :1], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("draws", [False, True])
+@torch.no_grad()
+def test_decoding_equals_the_package(draws):
+    """Clicks, boxes and earlier masks decode as in a `Segmenter` of the same weights."""
+    made = SamModules(replace(SMALL, draws_prompts=draws)).eval()
+    initialise(made, 0)
+    maps = torch.randn(1, SMALL.out_dim, 8, 8, generator=torch.Generator().manual_seed(0))
+    features = Features((maps,), Grid((1, 64, 64)))
+    xy = torch.tensor([[[20.0, 31.0], [40.0, 44.0]]])
+    earlier = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    for kinds in ([1, 0], [2, 3]):
+        for masks in (None, earlier):
+            labels = torch.tensor([kinds])
+            kji = torch.cat([torch.zeros(1, 2, 1), xy.flip(-1)], -1)
+            tokens = SamPromptEncoder(made.prompt_encoder)(Prompts(kji, labels, masks), (64, 64))
+            wanted = MaskDecoder(made.mask_decoder).every_mask(features, tokens)
+            points, given = xy, labels
+            if kinds[0] < 2:
+                points, given = F.pad(xy, (0, 0, 0, 1)), F.pad(labels, (0, 1), value=-1)
+            has_mask = None if masks is None else torch.ones(1)
+            logits, rank = decode(made, maps, points, given, masks, has_mask)
+            torch.testing.assert_close(logits, wanted.logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(rank, wanted.iou, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_smaller_image_lies_in_its_corner(modules):
+    """Positions of a placed image are those of the same place in the whole frame."""
+    pixels = torch.zeros(2, 3, 32, 32)
+    corner = torch.tensor([[0, 0], [3, 1]])
+    modules.image_encoder.blocks = torch.nn.ModuleList()
+    placed = encode(modules, pixels, corner)
+    whole = encode(modules, torch.zeros(1, 3, 64, 64))
+    # the 3 x 3 convolution of the neck sees the border of the smaller image
+    torch.testing.assert_close(placed[0, :, 1:3, 1:3], whole[0, :, 1:3, 1:3])
+    torch.testing.assert_close(placed[1, :, 1:3, 1:3], whole[0, :, 4:6, 2:4])
+
+
+@torch.no_grad()
+def test_prompts_of_a_placed_image_move_along(modules):
+    maps = torch.zeros(1, SMALL.out_dim, 4, 4)
+    click, labels = torch.tensor([[[9.0, 14.0], [0.0, 0.0]]]), torch.tensor([[1, -1]])
+    codes = modules.prompt_encoder.get_dense_pe()
+    seen = []
+    hook = modules.mask_decoder.transformer.register_forward_pre_hook(
+        lambda _, args: seen.append(args)
+    )
+    decode(modules, maps, click, labels, corner=torch.tensor([[2, 3]]))
+    hook.remove()
+    _, positions, tokens = seen[0]
+    assert torch.equal(positions, codes[:, :, 2:6, 3:7])
+    moved = click + torch.tensor([24.0, 16.0])
+    decode_args = modules.prompt_encoder.pe_layer.forward_with_coords(moved + 0.5, (64, 64))
+    wanted = decode_args[:, 0] + modules.prompt_encoder.point_embeddings[1].weight
+    torch.testing.assert_close(tokens[:, 5], wanted)
+
+
 def test_the_start_is_drawn_to_the_click():
     """Before any training, cells near a click match it better than cells far away."""
     start = SamModules(NANO)
@@ -115,8 +176,19 @@ def test_loss_is_small_for_the_right_mask_only():
     assert losses[0, 1] > 5
 
 
-def make(steps):
-    training = train.Training(train.Plan(model="small", images=2, objects=2, warmup=2, blind=1))
+def test_choosing_the_best_mask_costs_nothing():
+    quality = torch.tensor([[0.2, 0.9, 0.5, 0.1]])
+    assert step.wrong_choice(quality * 10, quality) < 1e-6
+    assert step.wrong_choice(-quality * 10, quality) == pytest.approx(0.8, abs=1e-6)
+    assert step.wrong_choice(torch.zeros(1, 4), quality) == pytest.approx(0.475)
+
+
+PHASES = (train.Phase(0.5, 32, 3), train.Phase(1.0, 64, 2))
+PLAN = train.Plan(model="small", phases=PHASES, objects=2, warmup=2, blind=1)
+
+
+def make(steps, plan=PLAN, start=None):
+    training = train.Training(plan, start)
     for _ in range(steps):
         training.advance(training.step / 6)
     return training
@@ -140,6 +212,7 @@ def test_resumed_equals_unbroken(tmp_path):
     second.load(tmp_path / "state.ckpt")
     for _ in range(2):
         second.advance(second.step / 6)
+    assert second.images == unbroken.images == 3 * 3 + 2
     for part in ("modules", "average"):
         wanted, found = getattr(unbroken, part).state_dict(), getattr(second, part).state_dict()
         for name in wanted:
@@ -148,9 +221,27 @@ def test_resumed_equals_unbroken(tmp_path):
 
 def test_another_plan_is_refused(tmp_path):
     make(0).save(tmp_path / "state.ckpt")
-    other = train.Training(train.Plan(model="small", images=3))
+    other = train.Training(replace(PLAN, objects=3))
     with pytest.raises(ValueError, match="give the same options or another --out"):
         other.load(tmp_path / "state.ckpt")
+
+
+def test_a_run_from_weights_goes_on_where_they_ended(tmp_path):
+    path = tmp_path / "start.safetensors"
+    first = make(1)
+    sha256 = write_safetensors(path, first.modules.state_dict(), {})
+    second = make(0, replace(PLAN, start=sha256), path)
+    for name, tensor in first.modules.state_dict().items():
+        assert torch.equal(second.modules.state_dict()[name], tensor), name
+    assert not second.is_blind
+    assert second.smallest(0, 64) < make(0).smallest(0, 64)
+    with pytest.raises(ValueError, match=r"has the hash .*, the plan starts from 0123"):
+        make(0, replace(PLAN, start="0123"), path)
+
+
+def test_phases_follow_progress():
+    plan = train.Plan()
+    assert [plan.phase(progress).size for progress in (0, 0.44, 0.45, 1.2)] == [128, 128, 256, 256]
 
 
 def test_a_run_logs_and_exports(tmp_path, monkeypatch):
@@ -167,6 +258,16 @@ def test_a_run_logs_and_exports(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "small.json").read_text()) == json.loads(json.dumps(facts))
     draw_curve(log, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_the_facts_tell_what_a_run_started_from(tmp_path):
+    facts = {"sha256": "0123", "training": {"steps": 7, "started_from": {"sha256": "89"}}}
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(facts))
+    assert started_from(None, path) == {}
+    assert started_from("0123", path)["started_from"] == {"sha256": "0123", **facts["training"]}
+    with pytest.raises(ValueError, match=r"started from 4567, .* tells about 0123"):
+        started_from("4567", path)
 
 
 def test_shipped_weights_are_those_of_the_card():

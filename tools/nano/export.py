@@ -27,6 +27,23 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def started_from(sha256: str | None, path: Path) -> dict[str, Any]:
+    """Training facts of the weights that a run started from, out of the facts file at `path`.
+
+    Raises:
+        ValueError: the file tells about other weights.
+    """
+    if sha256 is None:
+        return {}
+    facts = json.loads(path.read_text())
+    if facts["sha256"] != sha256:
+        raise ValueError(
+            f"the run started from {sha256}, {path} tells about {facts['sha256']};"
+            " export beside the facts of the weights it started from"
+        )
+    return {"started_from": {"sha256": sha256, **facts["training"]}}
+
+
 def export(run: Path, folder: Path) -> dict[str, Any]:
     """Write weights and facts into `folder`; returns the facts."""
     state: dict[str, Any] = torch.load(run / "state.ckpt", weights_only=True)
@@ -35,6 +52,7 @@ def export(run: Path, folder: Path) -> dict[str, Any]:
     modules.load_state_dict(state["average"])
     name, log = plan["model"], read_log(run)
     last = max((line for line in log if line["step"] <= state["step"]), key=lambda x: x["step"])
+    origin = started_from(plan["start"], folder / f"{name}.json")
     half = {key: value.half() for key, value in modules.state_dict().items()}
     path = folder / f"{name}.safetensors"
     digest = write_safetensors(path, half, {"licence": "Apache-2.0", "name": name})
@@ -57,6 +75,7 @@ def export(run: Path, folder: Path) -> dict[str, Any]:
             "minutes": round(state["seconds"] / 60, 1),
             "torch": torch.__version__,
             "dice_on_generated_pictures": last["dice"],
+            **origin,
         },
     }
     part = folder / f".{name}.json.part"

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from segkit.backbones.sam_modules import SamModules
 from tools.nano.network import decode, encode
 from tools.nano.objects import Batch, box_of, draw_batch, first_click, next_click
+
+CHOICE = 0.05
+"""Difference in predicted IoU that makes a mask e times as likely to be chosen."""
 
 
 @dataclass(slots=True)
@@ -26,6 +29,14 @@ class Marks:
         """Append points to each object."""
         self.points = torch.cat([self.points, torch.from_numpy(points)], 1)
         self.labels = torch.cat([self.labels, torch.from_numpy(labels)], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How much rarer classes count (1: both classes the same) and what the ranking weighs."""
+
+    balance: float
+    rank: float
 
 
 def tensors(batch: Batch, modules: SamModules) -> tuple[Tensor, Tensor]:
@@ -46,7 +57,7 @@ def first_marks(rng: np.random.Generator, batch: Batch, boxes: np.ndarray, exact
     labels = np.tile(np.array([1, -1]), (len(boxes), 1))
     for index, (mask, box) in enumerate(zip(batch.masks, boxes, strict=True)):
         if box:
-            jitter = 0.0 if exact or rng.random() < 0.4 else 0.06
+            jitter = 0.0 if exact or rng.random() < 0.5 else 0.06
             points[index], labels[index] = box_of(rng, mask, jitter), (2, 3)
         else:
             points[index, 0] = first_click(rng, mask, exact or rng.random() < 0.6)
@@ -97,40 +108,67 @@ def overlap(logits: Tensor, truth: Tensor) -> Tensor:
     return (guess & wanted).sum((2, 3)) / union
 
 
+def wrong_choice(
+    rank: Float[Tensor, "objects masks"], quality: Float[Tensor, "objects masks"]
+) -> Float[Tensor, ""]:
+    """IoU lost by choosing masks by their predicted IoU instead of by the true one."""
+    chosen = (rank / CHOICE).softmax(1)
+    return (quality.amax(1) - (chosen * quality).sum(1)).mean()
+
+
+def place(
+    rng: np.random.Generator, modules: SamModules, pixels: Tensor
+) -> Int[Tensor, "n 2"] | None:
+    """Draw where in the frame each smaller image lies, in cells; None for images that fill it."""
+    spare = (modules.sizes.image_size - pixels.shape[-1]) // modules.sizes.patch_size
+    if not spare:
+        return None
+    return torch.from_numpy(rng.integers(0, spare + 1, (len(pixels), 2)))
+
+
 def batch_loss(
-    modules: SamModules, batch: Batch, rng: np.random.Generator, progress: float, blind: bool
+    modules: SamModules,
+    batch: Batch,
+    rng: np.random.Generator,
+    weights: LossWeights,
+    *,
+    blind: bool = False,
 ) -> tuple[Tensor, dict[str, float]]:
     """Loss over two or three rounds: a click or a box, then corrections of the mask so far.
 
     A `blind` step skips the encoder: the decoder learns what a prompt alone says about a mask.
+    Images smaller than the frame of the model are placed in it at random.
     """
     pixels, target = tensors(batch, modules)
-    truth = solid(target)
+    truth, owner = solid(target), torch.from_numpy(batch.owner)
+    corner = place(rng, modules, pixels)
     if blind:
-        cells = modules.sizes.image_size // modules.sizes.patch_size
+        cells = pixels.shape[-1] // modules.sizes.patch_size
         features = pixels.new_zeros(len(target), modules.sizes.out_dim, cells, cells)
     else:
-        features = encode(modules, pixels)[torch.from_numpy(batch.owner)]
-    boxes = rng.random(len(target)) < 0.5
+        features = encode(modules, pixels, corner)[owner]
+    corner = None if corner is None else corner[owner]
+    boxes = rng.random(len(target)) < 0.4
     marks = first_marks(rng, batch, boxes, exact=False)
-    balance = 1 - 0.5 * min(progress / 0.5, 1)
-    rank_weight = 0.1 + 0.9 * min(progress / 0.3, 1)
     total, facts = pixels.new_zeros(()), {}
     turns = 2 if rng.random() < 0.6 else 3
     for turn in range(turns):
         has_mask = torch.from_numpy(rng.random(len(target)) < 0.8).float()
         given = None if marks.previous is None else marks.previous
-        logits, rank = decode(modules, features, marks.points, marks.labels, given, has_mask)
-        losses = mask_loss(logits, target, balance)
+        logits, rank = decode(
+            modules, features, marks.points, marks.labels, given, has_mask, corner
+        )
+        losses = mask_loss(logits, target, weights.balance)
         quality = overlap(logits.detach(), truth)
         alone, several = losses[:, 0].mean(), losses[:, 1:].min(1).values.mean()
-        ranking = F.mse_loss(rank, quality)
-        total = total + alone + (0.7 if turn == 0 else 0.3) * several + rank_weight * ranking
+        # the alternatives that are not the best are drawn along, so that a wrong choice costs less
+        several = several + 0.15 * losses[:, 1:].mean()
+        ranking = F.mse_loss(rank, quality) + 0.5 * wrong_choice(rank, quality)
+        total = total + alone + (0.7 if turn == 0 else 0.2) * several + weights.rank * ranking
         facts |= {f"loss{turn}": float(alone.detach()), f"iou{turn}": float(quality[:, 0].mean())}
         facts[f"rank{turn}"] = float(ranking.detach())
         if turn < turns - 1:
-            pick = rank[:, 1:].argmax(1) + 1
-            pick = pick * torch.from_numpy((rng.random(len(pick)) < 0.5) & ~boxes)
+            pick = rank.argmax(1) * torch.from_numpy((rng.random(len(rank)) < 0.5) & ~boxes)
             fed = logits.detach()[torch.arange(len(pick)), pick]
             many = turn == 1 or (turns == 2 and rng.random() < 0.5)
             correct(rng, marks, fed, truth, 1 + many * int(rng.integers(0, 4)), exact=False)
@@ -157,10 +195,10 @@ def validate(modules: SamModules, images: int = 32) -> dict[str, float]:
         note("box", logits[:, :1])
         marks = first_marks(rng, batch, np.zeros(len(target), bool), exact=True)
         logits, rank = decode(modules, features, marks.points, marks.labels)
-        fed = logits[torch.arange(len(rank)), rank[:, 1:].argmax(1) + 1]
+        fed = logits[torch.arange(len(rank)), rank.argmax(1)]
         note("click1", fed[:, None])
         note("click1_single", logits[:, :1])
-        note("click1_oracle", logits[:, 1:])
+        note("click1_oracle", logits)
         for click in range(2, 6):
             correct(rng, marks, fed, truth, 1, exact=True)
             every = torch.ones(len(target))

@@ -1,8 +1,10 @@
 """Train `nano` from nothing: `python -m tools.nano.train --out runs/nano --minutes 100 --resume`.
 
-One process; pictures are drawn as they are needed. The learning rate follows a cosine over the
-time (or the steps) given, so every budget ends in a finished model. Stop it at any time and go on
-with `--resume`: each step draws all its random numbers from the seed and its own number.
+One process; pictures are drawn as they are needed. The first phase shows small pictures that lie
+anywhere in the frame of the model, which costs a quarter; the last one fills the frame. The
+learning rate follows a cosine over the time (or the steps) given, so every budget ends in a
+finished model. Stop it at any time and go on with `--resume`: each step draws all its random
+numbers from the seed and its own number. `--from FILE` starts from trained weights instead.
 """
 
 import argparse
@@ -10,7 +12,7 @@ import copy
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,20 @@ import numpy as np
 import torch
 
 import segkit.torchvision_compat  # noqa: F401
+from segkit.backbones.checkpoints import file_sha256, load_sam
 from segkit.backbones.sam_modules import SIZES, SamModules
 from tools.nano.network import initialise
 from tools.nano.objects import draw_batch
-from tools.nano.step import batch_loss, validate
+from tools.nano.step import LossWeights, batch_loss, validate
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Part of a run, up to a progress `until`: side of the pictures and pictures in a step."""
+
+    until: float
+    size: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +41,34 @@ class Plan:
     """Everything that decides the result, besides the code."""
 
     model: str = "nano"
+    start: str | None = None
     seed: int = 1
-    blind_images: int = 6
-    images: int = 3
+    phases: tuple[Phase, ...] = (Phase(0.45, 128, 8), Phase(1.0, 256, 4))
     objects: int = 4
     rate: float = 5e-4
     decay: float = 0.05
     warmup: int = 100
+    balance: tuple[float, float] = (1.0, 0.15)
     blind: int = 250
+
+    def phase(self, progress: float) -> Phase:
+        """Phase that a progress (0 to 1) belongs to."""
+        return next((one for one in self.phases if progress < one.until), self.phases[-1])
 
 
 class Training:
-    """Model, averaged model and optimiser, with a clock that survives interruptions."""
+    """Model, averaged model and optimiser, with a clock that survives interruptions.
 
-    def __init__(self, plan: Plan) -> None:
+    `start` are the weights that `plan.start`, their hash, names; without both the weights are
+    drawn from the seed, and the first steps are blind.
+    """
+
+    def __init__(self, plan: Plan, start: Path | None = None) -> None:
         self.plan = plan
         self.modules = SamModules(SIZES[plan.model])
         initialise(self.modules, plan.seed)
+        if start is not None and (found := load_sam(self.modules, start)) != plan.start:
+            raise ValueError(f"{start} has the hash {found}, the plan starts from {plan.start}")
         self.average = copy.deepcopy(self.modules).requires_grad_(False).eval()
         weights = list(self.modules.parameters())
         groups = [
@@ -53,40 +76,56 @@ class Training:
             {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimiser = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98), fused=True)
-        self.step = 0
+        self.step = self.images = 0
         self.seconds = 0.0
 
     @property
-    def images(self) -> int:
-        """Pictures drawn so far."""
-        blind = min(self.step, self.plan.blind)
-        return blind * self.plan.blind_images + (self.step - blind) * self.plan.images
+    def is_blind(self) -> bool:
+        """Whether the decoder still learns alone; never with weights to start from."""
+        return self.plan.start is None and self.step < self.plan.blind
 
     def rate(self, progress: float) -> float:
         """Learning rate: a cosine down to one hundredth; the encoder's start is warmed up too."""
-        blind = self.step < self.plan.blind
-        since = self.step if blind else self.step - self.plan.blind
+        begins_here = self.is_blind or self.plan.start is not None
+        since = self.step if begins_here else self.step - self.plan.blind
         cosine = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
         return self.plan.rate * min((since + 1) / self.plan.warmup, 1) * cosine
+
+    def smallest(self, progress: float, size: int) -> float:
+        """Least share of the picture that a target covers: large ones first, from nothing.
+
+        Never less than three mask pixels.
+        """
+        begun = 1.0 if self.plan.start else min(progress / 0.35, 1)
+        cell = SIZES[self.plan.model].patch_size // 4
+        return max(0.03 * 0.03**begun, 3 * (cell / size) ** 2)
+
+    def weights(self, progress: float) -> LossWeights:
+        """Weights of the losses at a progress of the whole run."""
+        begun = 1.0 if self.plan.start else min(progress / 0.3, 1)
+        first, last = self.plan.balance
+        return LossWeights(
+            balance=first + (last - first) * min(progress / 0.7, 1), rank=0.1 + 1.9 * begun
+        )
 
     def advance(self, progress: float) -> dict[str, float]:
         """One optimiser step at `progress` (0 to 1) of the whole run; returns the losses."""
         plan, started = self.plan, time.monotonic()
-        smallest = 0.03 * (0.03 ** min(progress / 0.35, 1))
-        blind = self.step < plan.blind
-        images = plan.blind_images if blind else plan.images
+        phase, is_blind = plan.phase(progress), self.is_blind
         batch = draw_batch(
-            (plan.seed, self.step), images, plan.objects, smallest, SIZES[plan.model].image_size
-        )
+            (plan.seed, self.step), phase.images, plan.objects,
+            self.smallest(progress, phase.size), phase.size,
+        )  # fmt: skip
         rng = np.random.default_rng((plan.seed, self.step, 77))
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(progress)
-        loss, facts = batch_loss(self.modules, batch, rng, progress, blind)
+        loss, facts = batch_loss(self.modules, batch, rng, self.weights(progress), blind=is_blind)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         facts["norm"] = float(torch.nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0))
         self.optimiser.step()
         self.step += 1
+        self.images += phase.images
         keep = min(0.998, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(
             list(self.average.parameters()), list(self.modules.parameters()), 1 - keep
@@ -124,7 +163,7 @@ class Training:
         self.modules.load_state_dict(state["modules"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
 
 
 def run(training: Training, out: Path, seconds: float, steps: int | None, every: float) -> None:
@@ -173,10 +212,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--model", default="nano", choices=sorted(SIZES))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=5e-4, help="highest learning rate")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="weights to go on from, instead of from nothing"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    training = Training(Plan(model=args.model, seed=args.seed))
+    plan = Plan(model=args.model, seed=args.seed, rate=args.rate)
+    if args.start:
+        plan = replace(plan, start=file_sha256(args.start), balance=(0.2, 0.1))
+    training = Training(plan, args.start)
     if args.resume and (args.out / "state.ckpt").exists():
         training.load(args.out / "state.ckpt")
     run(training, args.out, 60 * args.minutes, args.steps, args.every)
