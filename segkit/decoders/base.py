@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -53,3 +54,20 @@ def select(
             f"{objects} objects lie on {len(maps)} images; name the image of each in image_index"
         )
     return maps.expand(objects, -1, -1, -1)
+
+
+def with_dense(
+    maps: Maps, dense: Float[Tensor, "objects c h w"], image_index: Int[Tensor, " objects"] | None
+) -> Float[Tensor, "images c h w"]:
+    """Add the dense prompt of each object to its image.
+
+    A single image whose objects have one dense prompt in common stays a single image.
+    """
+    if image_index is None and len(maps) == 1 and dense.stride(0) == 0:
+        dense = dense[:1]
+    maps = select(maps, len(dense), image_index)
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(maps.device.type):
+        return maps + dense
+    # channel-last, as decoders read it
+    out = torch.empty_like(maps, memory_format=torch.channels_last)
+    return torch.add(maps, dense, out=out)

@@ -8,7 +8,8 @@ from segment_anything.modeling import MaskDecoder as UpstreamMaskDecoder
 from torch import Tensor
 from typing_extensions import override
 
-from segkit.decoders.base import Decoder, select
+from segkit.decoders.base import Decoder, select, with_dense
+from segkit.decoders.image_memo import ImageMemo
 from segkit.decoders.two_way import draw, two_way
 from segkit.typing import Features, MaskPrediction, PromptTokens
 
@@ -41,6 +42,7 @@ class MaskDecoder(Decoder):
         if hasattr(module, "conv_s0"):
             raise ValueError("this is the decoder of a SAM 2; use Sam2MaskDecoder or QueryDecoder")
         self.module, self.attention = module, attention
+        self._memo = ImageMemo()
 
     @override
     def forward(
@@ -63,18 +65,21 @@ class MaskDecoder(Decoder):
     ) -> MaskPrediction:
         """Return mask 0, meant for clear prompts, and the alternatives 1 to 3."""
         objects = len(prompts.sparse)
-        image = select(features.levels[-1], objects, image_index) + prompts.dense
         output = torch.cat([self.module.iou_token.weight, self.module.mask_tokens.weight])
         tokens = torch.cat([output.expand(objects, -1, -1), prompts.sparse], dim=1)
 
         if self.attention == "eager":
+            image = select(features.levels[-1], objects, image_index) + prompts.dense
             # one position map broadcasts over the objects: no copy
             tokens, cells = self.module.transformer(image, prompts.positions, tokens)
             cells = cells.transpose(1, 2).view_as(image)
             pixels = self.module.output_upscaling(cells)
             logits = (self._weights(tokens) @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
         else:
-            tokens, cells = two_way(self.module.transformer, image, prompts.positions, tokens)
+            maps, transformer = features.levels[-1], self.module.transformer
+            image = with_dense(maps, prompts.dense, image_index)
+            side = self._memo(maps, image, prompts, transformer)
+            tokens, cells = two_way(transformer, image, prompts.positions, tokens, side)
             size = (image.shape[2], image.shape[3])
             logits = draw(self.module.output_upscaling, cells, self._weights(tokens), size)
         return MaskPrediction(logits, self.module.iou_prediction_head(tokens[:, 0]))

@@ -9,7 +9,7 @@ from segment_anything.modeling.mask_decoder import MLP
 from torch import Tensor, nn
 from typing_extensions import override
 
-from segkit.decoders.base import Decoder, select
+from segkit.decoders.base import Decoder, with_dense
 from segkit.decoders.sam2_mask import finer_levels, without_memory
 from segkit.decoders.two_way import draw, two_way
 from segkit.typing import Features, MaskPrediction, PromptTokens
@@ -66,7 +66,7 @@ class QueryDecoder(Decoder):
         count = len(prompts.dense)
         if self.is_sam2:
             features = without_memory(features, self.no_mem_embed)
-        image = select(features.levels[-1], count, image_index) + prompts.dense
+        image = with_dense(features.levels[-1], prompts.dense, image_index)
         output = torch.cat([self.iou_token.weight, self.class_tokens])
         tokens = torch.cat([output.expand(count, -1, -1), prompts.sparse], dim=1)
         tokens, cells = two_way(self.transformer, image, prompts.positions, tokens)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import override
 
-from segkit.decoders.base import Decoder, select
+from segkit.decoders.base import Decoder, with_dense
 from segkit.decoders.two_way import draw, in_cells, two_way
 from segkit.typing import Features, MaskPrediction, PromptTokens
 
@@ -92,7 +92,7 @@ class Sam2MaskDecoder(Decoder):
         The coarsest level is used as it is.
         """
         module, objects = self.module, len(prompts.sparse)
-        image = select(features.levels[-1], objects, image_index) + prompts.dense
+        image = with_dense(features.levels[-1], prompts.dense, image_index)
         output = torch.cat(
             [module.obj_score_token.weight, module.iou_token.weight, module.mask_tokens.weight]
         )

@@ -5,8 +5,10 @@ attention, no copies into heads, position codes added once per layer, transposed
 matrix products on channel-last maps, and only finished masks are put in pixel order.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from segment_anything.modeling import TwoWayTransformer
@@ -16,18 +18,55 @@ from torch import Tensor, nn
 from segkit.typing import Maps
 
 Rows = Float[Tensor, "objects _ _"]  # any count, any width
+Cells = Float[Tensor, "images cells dim"]  # one image per object, or one for all
+_STRETCH = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSide:
+    """What the first layer makes of an image before it sees a prompt; see `image_side`."""
+
+    cells: Cells
+    placed: Cells
+    key: Float[Tensor, "1 heads cells c"]
+    value: Float[Tensor, "1 heads cells c"]
+    query: Float[Tensor, "1 heads cells c"]
+
+
+def image_side(
+    transformer: TwoWayTransformer,
+    image: Float[Tensor, "1 dim rows cols"],
+    positions: Float[Tensor, "1 dim rows cols"],
+) -> ImageSide:
+    """Compute the share of `two_way` that all prompts on an image have in common."""
+    cells = image.flatten(2).transpose(1, 2).contiguous()
+    placed = cells + positions.flatten(2).transpose(1, 2)
+    layer = transformer.layers[0]
+    look, answer = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+    key, value = _heads(look, look.k_proj(placed)), _heads(look, look.v_proj(cells))
+    query = _heads(answer, answer.q_proj(placed))
+    return ImageSide(cells, placed, key.contiguous(), value.contiguous(), query.contiguous())
 
 
 def two_way(
     transformer: TwoWayTransformer,
-    image: Float[Tensor, "objects dim rows cols"],
+    image: Float[Tensor, "images dim rows cols"],
     positions: Float[Tensor, "1 dim rows cols"],
     tokens: Float[Tensor, "objects tokens dim"],
+    side: ImageSide | None = None,
 ) -> tuple[Float[Tensor, "objects tokens dim"], Float[Tensor, "objects cells dim"]]:
-    """Return the tokens and the cells of the image after both have looked at each other."""
-    cells = image.flatten(2).transpose(1, 2).contiguous()
+    """Return the tokens and the cells of the image after both have looked at each other.
+
+    `image` is one per object, or a single one that they share; `side` is what is known of it.
+    """
     codes = positions.flatten(2).transpose(1, 2)
-    queries, placed = tokens, cells + codes
+    if side is None:
+        # a copy, or memory that `with_dense` has just written: ours to change
+        cells = image.flatten(2).transpose(1, 2).contiguous()
+        spare = placed = cells + codes
+    else:
+        cells, placed, spare = side.cells, side.placed, None
+    queries = tokens
     for layer in transformer.layers:
         if layer.skip_first_layer_pe:
             queries = _attend(layer.self_attn, queries, queries, queries)
@@ -35,14 +74,15 @@ def two_way(
             marked = queries + tokens
             queries = queries + _attend(layer.self_attn, marked, marked, queries)
         queries = layer.norm1(queries)
-        look = _attend(layer.cross_attn_token_to_image, queries + tokens, placed, cells)
+        look = _look(layer.cross_attn_token_to_image, queries + tokens, placed, cells, side)
         queries = layer.norm2(queries + look)
         queries = layer.norm3(queries + layer.mlp(queries))
         marked = queries + tokens
-        answer = _attend(layer.cross_attn_image_to_token, placed, marked, queries)
-        cells = layer.norm4(cells + answer)
-        placed = cells + codes
-    look = _attend(transformer.final_attn_token_to_image, queries + tokens, placed, cells)
+        attn = layer.cross_attn_image_to_token
+        cells = _answered(attn, placed, marked, queries, cells, side)
+        cells, placed = _settled(layer.norm4, cells, codes, spare)
+        spare, side = placed, None
+    look = _look(transformer.final_attn_token_to_image, queries + tokens, placed, cells)
     return transformer.norm_final_attn(queries + look), cells
 
 
@@ -58,20 +98,48 @@ def draw(
     `finer` are maps of twice and four times the size, `in_cells`, which are added on the way
     (SAM 2); those of a single image serve all objects.
     """
+    rows, cols = size
+    if cells.device.type == "cpu" and not torch.is_grad_enabled():
+        # a stretch at a time: what lies between cells and logits stays in the cache of a core
+        stretches = [
+            _logits(
+                upscaling,
+                cells[:, start : start + _STRETCH],
+                weights,
+                None if finer is None else _stretch(finer, start),
+            )
+            for start in range(0, rows * cols, _STRETCH)
+        ]
+        logits = torch.cat(stretches, dim=1)
+    else:
+        logits = _logits(upscaling, cells, weights, finer)
+    objects, _, masks = logits.shape
+    # cells, then the 2 x 2 pixels of the first and of the second step
+    logits = logits.view(objects, rows, cols, 2, 2, 2, 2, masks)
+    return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(objects, masks, 4 * rows, 4 * cols)
+
+
+def _logits(
+    upscaling: nn.Sequential,
+    cells: Float[Tensor, "objects cells dim"],
+    weights: Float[Tensor, "objects masks channels"],
+    finer: tuple[Rows, Rows] | None,
+) -> Float[Tensor, "objects pixels masks"]:
     layers: list[Any] = list(upscaling)
     first, norm, act, second, last_act = layers
-    rows, cols = size
     x = _times_four(first, cells)
     if finer is not None:
         x = x + finer[0]
     x = act(F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps))
     x = _times_four(second, x)  # [objects cells*16 channels]
     x = last_act(x if finer is None else x + finer[1])
-    logits = x @ weights.transpose(1, 2)
-    objects, _, masks = logits.shape
-    # cells, then the 2 x 2 pixels of the first and of the second step
-    logits = logits.view(objects, rows, cols, 2, 2, 2, 2, masks)
-    return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(objects, masks, 4 * rows, 4 * cols)
+    return x @ weights.transpose(1, 2)
+
+
+def _stretch(finer: tuple[Rows, Rows], start: int) -> tuple[Rows, Rows]:
+    middle, fine = finer
+    stop = start + _STRETCH
+    return middle[:, 4 * start : 4 * stop], fine[:, 16 * start : 16 * stop]
 
 
 def in_cells(maps: Maps, steps: int) -> Rows:
@@ -91,10 +159,112 @@ def _times_four(layer: nn.ConvTranspose2d, x: Rows) -> Float[Tensor, "objects fi
     return x.unflatten(2, (4, -1)).flatten(1, 2)
 
 
+def _look(
+    attn: Attention, tokens: Rows, placed: Cells, cells: Cells, side: ImageSide | None = None
+) -> Rows:
+    """Attend from tokens to cells: keys are `placed` projected, values `cells` projected.
+
+    q (K x) = (K' q) x, and weights sum to one, so the projections can be applied to the few tokens
+    before, and to the few sums after. The bias of the keys shifts all scores of a query alike and
+    drops out.
+    """
+    heads, query = attn.num_heads, _heads(attn, attn.q_proj(tokens))
+    if side is not None:
+        out = F.scaled_dot_product_attention(query, *_for_all(len(query), side.key, side.value))
+    elif not _is_narrow(attn, tokens):
+        return _attend(attn, tokens, placed, cells)
+    else:
+        wide = query * query.shape[-1] ** -0.5 @ attn.k_proj.weight.unflatten(0, (heads, -1))
+        share = _scores(wide, placed).softmax(dim=-1)
+        sums = share @ (cells if len(cells) > 1 else cells[0])
+        value = attn.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)
+        out = sums.unflatten(1, (heads, -1)) @ value + attn.v_proj.bias.view(heads, 1, -1)
+    return attn.out_proj(out.transpose(1, 2).flatten(2))
+
+
+def _answered(
+    attn: Attention,
+    placed: Cells,
+    marked: Rows,
+    tokens: Rows,
+    cells: Cells,
+    side: ImageSide | None = None,
+) -> Cells:
+    """Add to the cells what they get from the tokens, without gradients perhaps in place.
+
+    Queries are `placed` projected. The keys take over that projection, the values the one of the
+    output. Weights sum to one in each head, so the bias of the output may ride on the values of one
+    head.
+    """
+    if side is None and not _is_narrow(attn, tokens):
+        return cells + _attend(attn, placed, marked, tokens)
+    heads = attn.num_heads
+    key, value = _heads(attn, attn.k_proj(marked)), _heads(attn, attn.v_proj(tokens))
+    key = key * key.shape[-1] ** -0.5
+    if side is not None:
+        scores = key @ side.query.transpose(2, 3)
+    else:
+        wide = key @ attn.q_proj.weight.unflatten(0, (heads, -1))
+        shift = key @ attn.q_proj.bias.view(heads, -1, 1)
+        scores = _scores(wide, placed).unflatten(1, (heads, -1)) + shift
+    share = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
+    spread = value @ attn.out_proj.weight.T.unflatten(0, (heads, -1))
+    rest = F.pad(attn.out_proj.bias[None], (0, 0, 0, heads - 1))[:, None]
+    spread = (spread + rest).flatten(1, 2)
+    if side is None and len(cells) == len(share) and not torch.is_grad_enabled():
+        return cells.baddbmm_(share, spread)
+    return torch.baddbmm(cells.expand(len(share), -1, -1), share, spread)
+
+
+def _is_narrow(attn: Attention, tokens: Rows) -> bool:
+    """Whether heads times tokens cost less than the inner width; launches cost more on a GPU.
+
+    Autocast would round the sums that are kept from layer to layer.
+    """
+    on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return on_cpu and attn.num_heads * tokens.shape[1] < attn.internal_dim
+
+
+def _settled(
+    norm: nn.LayerNorm, cells: Cells, codes: Cells, spare: Cells | None
+) -> tuple[Cells, Cells]:
+    """Normalise fresh cells, and add the position codes.
+
+    Without gradients both happen in place, a stretch at a time; the sum takes the place of `spare`,
+    which nobody needs any more.
+    """
+    is_plain = cells.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if torch.is_grad_enabled() or not is_plain:
+        cells = norm(cells)
+        return cells, cells + codes
+    if spare is None or spare.shape != cells.shape:
+        spare = torch.empty_like(cells)
+    step = max(1, _STRETCH // len(cells))
+    for start in range(0, cells.shape[1], step):
+        part, stop = cells[:, start : start + step], start + step
+        part.copy_(norm(part))
+        torch.add(part, codes[:, start:stop], out=spare[:, start:stop])
+    return cells, spare
+
+
+def _for_all(objects: int, *parts: Tensor) -> list[Tensor]:
+    return [part.expand(objects, -1, -1, -1) for part in parts]
+
+
+def _heads(attn: Attention, x: Rows) -> Float[Tensor, "objects heads tokens c"]:
+    return x.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+
+
+def _scores(
+    wide: Float[Tensor, "objects heads tokens dim"], cells: Cells
+) -> Float[Tensor, "objects heads_tokens cells"]:
+    """Products with all cells; those of a shared image in one matrix product."""
+    rows = wide.flatten(1, 2)
+    return rows @ (cells.transpose(1, 2) if len(cells) > 1 else cells[0].T)
+
+
 def _attend(attn: Attention, q: Rows, k: Rows, v: Rows) -> Rows:
-    split = [
-        layer(x).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
-        for layer, x in ((attn.q_proj, q), (attn.k_proj, k), (attn.v_proj, v))
-    ]
-    out = F.scaled_dot_product_attention(*split)
+    projected = ((attn.q_proj, q), (attn.k_proj, k), (attn.v_proj, v))
+    split = [_heads(attn, layer(x)) for layer, x in projected]
+    out = F.scaled_dot_product_attention(*_for_all(max(len(q), len(k)), *split))
     return attn.out_proj(out.transpose(1, 2).flatten(2))

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from segkit.errors import InputError
 from segkit.prompts.base import PromptEncoder
+from segkit.prompts.positions import PositionCodes
 from segkit.typing import BOX_FIRST, PADDING, Prompts, PromptTokens
 
 Trained = Literal["none", "no_mask", "all"]
@@ -51,6 +52,7 @@ class SamPromptEncoder(PromptEncoder):
         self.stride = module.input_image_size[0] // module.image_embedding_size[0]
         module.requires_grad_(trained == "all")
         module.no_mask_embed.requires_grad_(trained != "none")
+        self._known_positions = PositionCodes(module.pe_layer)
 
     @override
     def forward(self, prompts: Prompts, size: tuple[int, int]) -> PromptTokens:
@@ -120,7 +122,7 @@ class SamPromptEncoder(PromptEncoder):
         )
 
     def _positions(self, size: tuple[int, int]) -> Float[Tensor, "1 dim rows cols"]:
-        return self.module.pe_layer(self._cells(size))[None]
+        return self._known_positions(self._cells(size))
 
     def _cells(self, size: tuple[int, int]) -> tuple[int, int]:
         return size[0] // self.stride, size[1] // self.stride
