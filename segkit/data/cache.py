@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from segkit.data import block_view, preparation, preprocess, stacks
+from segkit.data import block_view, preparation, preprocess, resize, stacks
 from segkit.data.cases import Case
 from segkit.data.digests import DigestMemo
 from segkit.data.preparation import Recipe, prepare
@@ -157,6 +157,6 @@ class StackCache:
 @cache
 def _code_digest() -> str:
     # the code is part of the key: a changed resampling must not meet slices of the old one
-    modules = (block_view, preparation, preprocess, stacks)
+    modules = (block_view, preparation, preprocess, resize, stacks)
     parts = [Path(module.__file__ or "").read_bytes() for module in modules]
     return hashlib.sha256(b"\0".join([VERSION.encode(), *parts])).hexdigest()

@@ -9,10 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 
+from segkit.data.resize import enlarged, resized
 from segkit.data.volume import Picture, Volume
 from segkit.data.voxels import LUMINANCE
 from segkit.errors import InputError
@@ -217,7 +216,7 @@ class SliceView:
         rows, columns = self.content_size
         out = np.empty((3, self.spec.size, self.spec.size), dtype=np.float32)
         out[:] = np.array(PAD_COLOUR, dtype=np.float32)[:, None, None]
-        out[:, :rows, :columns] = _resize(self._channels(index), self.content_size)
+        out[:, :rows, :columns] = resized(self._channels(index), self.content_size)
         return out
 
     def label(
@@ -274,8 +273,8 @@ class SliceView:
         channels = len(logits[0]) if len(logits) else 0
         out = np.empty((len(logits), channels, *self.shape[1:]), dtype=np.float32)
         for number, one in enumerate(logits):
-            full = _resize(np.asarray(one, dtype=np.float32), square)
-            out[number] = _resize(full[:, :rows, :columns], self.shape[1:])
+            content = enlarged(np.asarray(one, dtype=np.float32), square, (rows, columns))
+            out[number] = enlarged(content, self.shape[1:])
         return out
 
     def stack(self, array: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
@@ -363,21 +362,6 @@ def _fit(size: tuple[int, int], spacing_mm: tuple[float, ...], longest: int) -> 
     extent = [count * step for count, step in zip(size, spacing_mm, strict=True)]
     height, width = (max(1, round(longest * side / max(extent))) for side in extent)
     return (height, width)
-
-
-def _resize(
-    planes: Float[np.ndarray, "c rows columns"], size: tuple[int, int]
-) -> Float[np.ndarray, "c h w"]:
-    """Bilinear with half-pixel centres; averaged over the source pixels where it shrinks."""
-    old = planes.shape[1:]
-    if old == size:
-        return planes
-    shrinks = size[0] < old[0] or size[1] < old[1]
-    tensor = torch.from_numpy(np.ascontiguousarray(planes))[None]
-    scaled = F.interpolate(
-        tensor, size=size, mode="bilinear", align_corners=False, antialias=shrinks
-    )
-    return scaled[0].numpy()
 
 
 def to_unit(
