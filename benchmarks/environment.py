@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 import torch
@@ -14,6 +15,8 @@ def describe() -> dict[str, object]:
     """Processor, cores, memory, devices and versions."""
     return {
         "processor": _processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "commit": _commit(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -27,8 +30,21 @@ def one_line(facts: dict[str, object]) -> str:
     """Hardware and versions for the head of a table."""
     packages = facts["packages"]
     assert isinstance(packages, dict)
-    where = facts["gpu"] or f"{facts['processor']}, {facts['threads']} threads"
-    return f"{where}; python {facts['python']}, torch {packages['torch']}"
+    threads = f"{facts['threads']} thread" + ("" if facts["threads"] == 1 else "s")
+    where = facts["gpu"] or f"{facts['processor']} ({facts['vectors']}), {threads}"
+    return (
+        f"{where}; segkit at {facts['commit']}; python {facts['python']}, torch {packages['torch']}"
+    )
+
+
+def _commit() -> str | None:
+    """Commit of the checkout, with a plus if files differ from it; None outside of one."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
 
 
 def _processor() -> str:

@@ -11,12 +11,24 @@ RESULTS = Path(__file__).parent / "results"
 Row = Mapping[str, object]
 
 
-def write(name: str, title: str, rows: Sequence[Row], *, notes: str = "") -> Path:
-    """Write `results/NAME.{json,csv,md}`; returns the Markdown file."""
+def write(
+    name: str,
+    title: str,
+    rows: Sequence[Row],
+    *,
+    notes: str = "",
+    raw: Mapping[str, object] | None = None,
+) -> Path:
+    """Write `results/NAME.{json,csv,md}`; returns the Markdown file.
+
+    `raw` are single samples, for the JSON file alone.
+    """
     facts = describe()
     RESULTS.mkdir(exist_ok=True)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     document = {"title": title, "environment": facts, "notes": notes, "rows": list(rows)}
+    if raw:
+        document["raw"] = dict(raw)
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
