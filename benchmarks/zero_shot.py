@@ -9,7 +9,6 @@ from the reference: they are oracle prompts, tighter than a person draws. Writes
 """
 
 import argparse
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,12 +21,10 @@ import torch
 import segkit.torchvision_compat  # noqa: F401
 from benchmarks import table
 from benchmarks import zero_shot_methods as methods
-from benchmarks.timing import measure
 from benchmarks.zero_shot_data import SETS, Item
 from segkit.backbones.checkpoints import file_sha256, load_sam
 from segkit.backbones.sam_modules import NANO, SamModules
 from segkit.evaluation.statistics import mean_interval
-from tools.nano.network import decode, encode
 
 WEIGHTS = Path(__file__).parents[1] / "segkit" / "weights" / "nano.safetensors"
 CLICKS = (1, 3, 5)
@@ -141,28 +138,6 @@ def rows_of(name: str, items: list[Item], modules: SamModules) -> list[dict[str,
     return rows
 
 
-def latency_rows(modules: SamModules) -> list[dict[str, object]]:
-    """Milliseconds to encode an image and to answer one click."""
-    pixels = torch.rand(1, 3, NANO.image_size, NANO.image_size) * 255
-    points, labels = torch.tensor([[[100.0, 90.0], [0.0, 0.0]]]), torch.tensor([[1, -1]])
-    rows: list[dict[str, object]] = []
-    with torch.no_grad():
-        features = encode(modules, pixels)
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            for what, call in (
-                ("encode", lambda: encode(modules, pixels)),
-                ("click", lambda: decode(modules, features, points, labels)),
-            ):
-                found = measure(call, seconds=4)
-                rows.append({
-                    "set": f"latency, {threads} threads", "prompt": what, "method": "nano",
-                    "ms": round(found.median_ms, 1), "low": round(found.low_ms, 1),
-                    "high": round(found.high_ms, 1),
-                })  # fmt: skip
-    return rows
-
-
 def main() -> None:
     """Parse the command line, score every set and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.zero_shot", description=__doc__)
@@ -181,14 +156,12 @@ def main() -> None:
         start = time.monotonic()
         rows += rows_of(name, list(SETS[name](args.data, args.limit)), modules)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-    rows += latency_rows(modules)
     notes = (
         f"Mean Dice on test images with a 95 % bootstrap interval over subjects; at most "
         f"{args.limit} images of each set, chosen with a fixed seed (nuclei: two objects an image; "
         "hippocampus: one axial slice and one part of each volume). `box (oracle)`: the tight box "
         "of the reference, an oracle prompt. Clicks are simulated on each method's own errors. "
-        f"Intensity methods work at {methods.WORK} pixels. `low` and `high` of latency rows are "
-        f"quartiles in ms, at a load of {os.getloadavg()[0]:.1f} on this machine. "
+        f"Intensity methods work at {methods.WORK} pixels. "
         f"Weights sha256 {file_sha256(args.weights)}."
     )
     print(table.write(args.name, "Zero-shot segmentation with nano", rows, notes=notes).read_text())

@@ -46,8 +46,11 @@ class Nano:
         with torch.no_grad():
             self.features = encode(self.modules, canvas)
 
-    def _run(self, points: Points, labels: list[int]) -> tuple[Any, Any]:
-        scaled = torch.from_numpy((np.asarray(points, np.float32) + 0.5) * self.scale - 0.5)
+    def _run(self, points: Points, labels: list[int], outer: float = 0.0) -> tuple[Any, Any]:
+        """Answer marks; box corners keep their `outer` edges, half a pixel off the centre."""
+        side = np.array([[-outer], [outer]] if outer else 0, np.float32)
+        points = (np.asarray(points, np.float32) + 0.5 + side) * self.scale - 0.5 - side
+        scaled = torch.from_numpy(points.astype(np.float32))
         given = torch.ones(1) if self.previous is not None else None
         with torch.no_grad():
             return decode(
@@ -63,19 +66,22 @@ class Nano:
         return (large[0, 0] > 0).numpy()
 
     def click(self, points: Points, labels: list[int]) -> Mask:
-        """One click: the best of three masks by predicted IoU; more: the single mask."""
+        """One click: the best of the masks offered by predicted IoU; more: the single mask."""
         padded = np.concatenate([points, np.zeros((1, 2), np.float32)])
         logits, rank = self._run(padded, [*labels, -1])
+        offered = [0]
         if len(labels) == 1:
-            self.facts["oracle"] = [self._full(mask) for mask in logits[0, 1:]]
+            first = 0 if self.modules.sizes.draws_prompts else 1
+            offered = (rank[0, first:].topk(3).indices + first).tolist()
+            self.facts["oracle"] = [self._full(logits[0, index]) for index in offered]
             self.facts["single"] = [self._full(logits[0, 0])]
-        chosen = int(rank[0, 1:].argmax()) + 1 if len(labels) == 1 else 0
+        chosen = offered[0]
         self.previous = logits[:, chosen : chosen + 1]
         return self._full(logits[0, chosen])
 
     def box(self, x0: int, y0: int, x1: int, y1: int) -> Mask:
         """The single mask of a box prompt."""
-        logits, _ = self._run(np.array([[x0, y0], [x1, y1]], np.float32), [2, 3])
+        logits, _ = self._run(np.array([[x0, y0], [x1, y1]], np.float32), [2, 3], outer=0.5)
         return self._full(logits[0, 0])
 
 
