@@ -20,7 +20,9 @@ class MaskDecoder(Decoder):
     """Decode one mask, or three alternatives, per prompted object.
 
     Source: "Segment Anything" (Kirillov et al., ICCV 2023), appendix A. Difference: objects of
-    several images are decoded in one batch, and an image is repeated only here.
+    several images are decoded in one batch, and an image is repeated only here. Where the prompts
+    were drawn as logits (`nano`), every mask is that drawing plus what the decoder adds, and the
+    alternatives are the three best of all four masks, by predicted IoU.
     `attention="eager"` calls the official modules as they are and equals the official decoder bit
     for bit; "sdpa" computes the same function with fewer operations.
 
@@ -54,6 +56,8 @@ class MaskDecoder(Decoder):
         multimask: bool = False,
     ) -> MaskPrediction:
         every = self.every_mask(features, prompts, image_index)
+        if multimask and prompts.drawn is not None:
+            return _best_three(every)
         chosen = slice(1, None) if multimask else slice(0, 1)
         return MaskPrediction(every.logits[:, chosen], every.iou[:, chosen])
 
@@ -82,6 +86,8 @@ class MaskDecoder(Decoder):
             tokens, cells = two_way(transformer, image, prompts.positions, tokens, side)
             size = (image.shape[2], image.shape[3])
             logits = draw(self.module.output_upscaling, cells, self._weights(tokens), size)
+        if prompts.drawn is not None:
+            logits = logits + prompts.drawn
         return MaskPrediction(logits, self.module.iou_prediction_head(tokens[:, 0]))
 
     def _weights(
@@ -89,3 +95,10 @@ class MaskDecoder(Decoder):
     ) -> Float[Tensor, "objects masks channels"]:
         heads = self.module.output_hypernetworks_mlps
         return torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(heads)], dim=1)
+
+
+def _best_three(every: MaskPrediction) -> MaskPrediction:
+    """Keep the three masks of highest predicted IoU: mask 0 may be the best answer to a click."""
+    iou, index = every.iou.topk(3, dim=1)
+    rows = torch.arange(len(index), device=index.device)[:, None]
+    return MaskPrediction(every.logits[rows, index], iou)

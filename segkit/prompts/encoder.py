@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from segkit.errors import InputError
 from segkit.prompts.base import PromptEncoder
+from segkit.prompts.drawing import draw_marks
 from segkit.prompts.positions import PositionCodes
 from segkit.typing import BOX_FIRST, PADDING, Prompts, PromptTokens
 
@@ -30,6 +31,10 @@ class SamPromptEncoder(PromptEncoder):
     alone. Batches of one kind, and objects that need padding only in their own last place, do not
     differ.
 
+    A model that draws its prompts (`SamSizes.draws_prompts`, no model of SAM's own) gets marks and
+    earlier masks as one drawing, `segkit.prompts.drawing`, in place of the mask; objects without
+    any mark keep the token for "no mask".
+
     `trained`: "none" keeps SAM's weights, "no_mask" trains the token that stands for "no mask"
     (as SAM-Adapter does), "all" trains every weight.
 
@@ -49,6 +54,7 @@ class SamPromptEncoder(PromptEncoder):
         if trained not in (allowed := ("none", "no_mask", "all")):
             raise ValueError(f"trained must be one of {allowed}, got {trained!r}")
         self.module = module
+        self.draws: bool = getattr(module, "draws_prompts", False)
         self.stride = module.input_image_size[0] // module.image_embedding_size[0]
         module.requires_grad_(trained == "all")
         module.no_mask_embed.requires_grad_(trained != "none")
@@ -69,10 +75,14 @@ class SamPromptEncoder(PromptEncoder):
                 code="no_prompt",
             )
         sparse = self._points(prompts.points, prompts.labels, size)
+        if prompts.masks is not None:
+            self._check_masks(prompts.masks, count, size)
+        if self.draws:
+            return self._drawn(prompts, sparse, size)
         if prompts.masks is None:
             dense = self._no_mask(count, size)
         else:
-            dense = self._masks(prompts.masks, count, size)
+            dense = self.module.mask_downscaling(prompts.masks)
         return PromptTokens(sparse, dense, self._positions(size))
 
     @override
@@ -100,12 +110,25 @@ class SamPromptEncoder(PromptEncoder):
         tokens = tokens * (labels != PADDING)[..., None]
         return tokens + kinds[labels + 1]
 
-    def _masks(
+    def _drawn(
+        self, prompts: Prompts, sparse: Float[Tensor, "objects tokens dim"], size: tuple[int, int]
+    ) -> PromptTokens:
+        rows, cols = self._cells(size)
+        drawn = draw_marks(
+            prompts.points, prompts.labels, (4 * rows, 4 * cols), self.stride / 4, prompts.masks
+        ).to(sparse.dtype)
+        dense = self.module.mask_downscaling(drawn)
+        if prompts.masks is None:
+            is_marked = (prompts.labels != PADDING).any(dim=1).view(-1, 1, 1, 1)
+            dense = torch.where(is_marked, dense, self._no_mask(len(dense), size))
+        return PromptTokens(sparse, dense, self._positions(size), drawn)
+
+    def _check_masks(
         self,
         masks: Float[Tensor, "objects 1 mask_rows mask_cols"],
         count: int,
         size: tuple[int, int],
-    ) -> Float[Tensor, "objects dim rows cols"]:
+    ) -> None:
         rows, cols = self._cells(size)
         expected = (count, 1, 4 * rows, 4 * cols)
         if tuple(masks.shape) != expected or not masks.is_floating_point():
@@ -114,7 +137,6 @@ class SamPromptEncoder(PromptEncoder):
                 f"{masks.dtype} of shape {tuple(masks.shape)}",
                 fix="pass the logits of an earlier prediction, at the decoder's resolution",
             )
-        return self.module.mask_downscaling(masks)
 
     def _no_mask(self, count: int, size: tuple[int, int]) -> Float[Tensor, "objects dim rows cols"]:
         return self.module.no_mask_embed.weight[:, :, None, None].expand(

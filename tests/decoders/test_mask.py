@@ -1,5 +1,7 @@
 """The interactive decoder against the official one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,6 +49,23 @@ def test_equals_official_bit_for_bit(modules: SamModules) -> None:
         ours = decoder(image, prompts, multimask=multimask)
         torch.testing.assert_close(ours.logits, logits, rtol=0, atol=0)
         torch.testing.assert_close(ours.iou, iou, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_masks_start_from_what_was_drawn(modules: SamModules, attention: str) -> None:
+    image, plain = features(1), tokens(modules, 3)
+    drawn = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(3))
+    decoder = MaskDecoder(modules.mask_decoder, attention=attention)
+    found = decoder.every_mask(image, replace(plain, drawn=drawn))
+    before = decoder.every_mask(image, plain)
+    torch.testing.assert_close(found.logits, before.logits + drawn)
+    assert torch.equal(found.iou, before.iou)
+    offered = decoder(image, replace(plain, drawn=drawn), multimask=True)
+    order = found.iou.argsort(dim=1, descending=True)[:, :3]
+    assert torch.equal(offered.iou, found.iou.gather(1, order))
+    for row in range(3):
+        assert torch.equal(offered.logits[row], found.logits[row, order[row]])
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
 from segkit.errors import InputError
+from segkit.prompts.drawing import draw_marks
 from segkit.prompts.encoder import SamPromptEncoder
 from segkit.typing import Prompts
 
@@ -136,3 +137,47 @@ def test_no_prompt_is_refused(upstream: PromptEncoder) -> None:
 def test_wrong_masks_are_refused(upstream: PromptEncoder, masks: Tensor) -> None:
     with pytest.raises(InputError, match=r"floating-point logits of shape \(2, 1, 32, 32\), got"):
         SamPromptEncoder(upstream)(marks(POINTS, LABELS, None, masks), SIZE)
+
+
+@pytest.fixture
+def drawing(upstream: PromptEncoder) -> PromptEncoder:
+    """The module of a model that draws its prompts."""
+    upstream.draws_prompts = True
+    return upstream
+
+
+@pytest.mark.parametrize("masks", [None, MASKS])
+@pytest.mark.parametrize("boxes", [None, BOXES])
+@torch.no_grad()
+def test_a_drawing_takes_the_place_of_the_mask(
+    drawing: PromptEncoder, boxes: Tensor | None, masks: Tensor | None
+) -> None:
+    prompts = marks(POINTS, LABELS, boxes, masks)
+    tokens = SamPromptEncoder(drawing)(prompts, SIZE)
+    drawn = draw_marks(prompts.points, prompts.labels, (32, 32), 2.0, masks)
+    assert torch.equal(tokens.drawn, drawn)
+    assert torch.equal(tokens.dense, drawing.mask_downscaling(drawn))
+    sparse, _ = drawing((POINTS, LABELS), boxes, None)
+    assert torch.equal(tokens.sparse, sparse)
+
+
+@torch.no_grad()
+def test_objects_without_a_mark_keep_the_no_mask_token(drawing: PromptEncoder) -> None:
+    encoder = SamPromptEncoder(drawing)
+    prompts = Prompts(torch.rand(2, 1, 3) * 60, torch.tensor([[1], [-1]]))
+    tokens = encoder(prompts, SIZE)
+    no_mask = drawing.no_mask_embed.weight.view(1, -1, 1, 1).expand(1, -1, 8, 8)
+    assert torch.equal(tokens.dense[1:], no_mask)
+    assert not tokens.drawn[1].any()
+    assert not torch.equal(tokens.dense[:1], no_mask)
+    assert encoder.empty(2, SIZE).drawn is None
+
+
+def test_other_models_draw_nothing(upstream: PromptEncoder) -> None:
+    assert SamPromptEncoder(upstream)(marks(POINTS, LABELS, BOXES), SIZE).drawn is None
+
+
+@torch.no_grad()
+def test_drawings_have_the_size_of_the_input(drawing: PromptEncoder) -> None:
+    tokens = SamPromptEncoder(drawing)(marks(POINTS, LABELS, None), (32, 96))
+    assert tokens.drawn.shape == (2, 1, 16, 48)
