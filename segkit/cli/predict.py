@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segkit.cli import predict_many, predict_video
+from segkit.cli import predict_many, predict_text, predict_video
 from segkit.cli.predict_cohort import Cohort, add_cohort_arguments, device_of, run_jobs
 from segkit.cli.predict_prompts import CommandPrompts, add_prompt_arguments
 from segkit.data.meshes import is_mesh, save_surface
@@ -44,7 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "predict",
         help="segment files; the mask has the input's own grid",
-        epilog=f"{EXAMPLE}\n\n{predict_video.EXAMPLE}",
+        epilog=f"{EXAMPLE}\n\n{predict_text.EXAMPLE}\n\n{predict_video.EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, DICOM folder or folder")
@@ -63,6 +63,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--json", action="store_true", help="print the run report as JSON")
     add_cohort_arguments(parser)
     add_prompt_arguments(parser)
+    predict_text.add_text_arguments(parser)
     classes = parser.add_argument_group("classes (automatic models)")
     classes.add_argument(
         "--ensemble", action="store_true", help="one mask: the mean of all models named with -m"
@@ -78,18 +79,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="FILE",
         help="also write the entropy of a prompted object, in percent of a bit (one input)",
     )
-    parser.add_argument("--text", help=argparse.SUPPRESS)
     reading = parser.add_argument_group("reading (each makes one refusal proceed)")
     add_read_arguments(reading)
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict every input; exit code 1 if one failed."""
-    if args.text is not None:
-        raise InputError(
-            "text prompts are not part of this version", fix="use --point, --box or --mask"
-        )
     args.model = args.models[0]
+    predict_text.check(args)
     if len(args.models) > 1 and not args.ensemble:
         return predict_many.run(args)
     if predict_video.is_sequence(args):
@@ -106,7 +103,11 @@ def run(args: argparse.Namespace) -> int:
     jobs = [Job(one, (output,)) for one, output in zip(inputs, outputs, strict=True)]
     folder = args.output if not is_single or args.output.is_dir() else None
     about = CohortReport(
-        ", ".join(args.models), answer.predictor.sha256, str(answer.predictor.device), ()
+        ", ".join(args.models),
+        answer.predictor.sha256,
+        str(answer.predictor.device),
+        (),
+        settings=answer.settings,
     )
     report = run_jobs(args, Cohort(jobs, folder), steps, about)
     return 1 if report.failures else 0
@@ -129,16 +130,20 @@ class _Work:
     def __init__(self, args: argparse.Namespace, predictor: Predictor) -> None:
         self.predictor = predictor
         self.prompts = CommandPrompts(args)
+        self.words = predict_text.CommandWords(args)
         self.label: str | None = args.label
         self.mirror, self.overlap = args.mirror, args.overlap
         self.uncertainty: Path | None = args.uncertainty
+        self.settings = self.words.report()
 
     def __call__(self, source: Volume | Picture, job: Job) -> Write:
         (output,) = job.outputs
-        if self.predictor.segmenter.is_automatic and not self.prompts:
+        if self.predictor.segmenter.is_automatic and not (self.prompts or self.words):
             return self._classes(source, output)
         session = self.predictor.open(source, axis=self.prompts.axis)
         session.name = self.label or session.name
+        if self.words and not self.words.apply(session) and not self.prompts:
+            return lambda: [predict_text.save_nothing(output, source, self.words)]
         self.prompts.apply(session)
         if self.uncertainty is not None:
             percent = np.rint(100 * session.ensemble().entropy).astype(np.uint8)
@@ -167,6 +172,7 @@ class _Together:
             raise InputError("an ensemble segments its classes by itself", fix="leave prompts out")
         self.predictor = ensemble
         self.label, self.mirror, self.overlap = args.label, args.mirror, args.overlap
+        self.settings: dict[str, object] = {}
 
     def __call__(self, source: Volume | Picture, job: Job) -> Write:
         labels = self.predictor.segment(source, mirror=self.mirror, overlap=self.overlap)

@@ -71,7 +71,12 @@ def run_jobs(
             tell(done)
     finally:  # also of a run that is interrupted
         report = CohortReport(
-            about.model, about.backbone_sha256, about.device, tuple(cases), len(cohort.jobs)
+            about.model,
+            about.backbone_sha256,
+            about.device,
+            tuple(cases),
+            len(cohort.jobs),
+            about.settings,
         )
         whole = report if journal is None else journal.report(report)
     if args.json:

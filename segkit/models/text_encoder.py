@@ -25,6 +25,7 @@ from segkit.text.port_keys import to_open_clip
 from segkit.text.settings import SaliencySettings
 from segkit.text.small import SmallSizes, build_small
 from segkit.text.wordpiece import FILES, WordPieceTokenizer
+from segkit.text.words import WordTokenizer
 
 SHIPPED = ("nano_clip",)
 CONFIG = "open_clip_config.json"
@@ -109,6 +110,28 @@ def save_text_encoder(
         if (known := Path(str(folder)) / name).is_file():
             shutil.copyfile(known, path / name)
     return write_safetensors(path / WEIGHT_FILES[0], tensors)
+
+
+def sizes_of(encoder: TextImageEncoder) -> SmallSizes | None:
+    """Sizes of a small model, read from its modules; None for any other."""
+    if not isinstance(encoder.tokenizer, WordTokenizer):
+        return None
+    model: Any = encoder.model
+    visual, text = model.visual, model.transformer
+    block = visual.transformer.resblocks[0]
+    return SmallSizes(
+        image_size=visual.image_size[0],
+        patch_size=visual.patch_size[0],
+        width=visual.transformer.width,
+        depth=len(visual.transformer.resblocks),
+        heads=block.attn.num_heads,
+        mlp_ratio=block.mlp.c_fc.out_features / visual.transformer.width,
+        features=visual.output_dim,
+        context=model.context_length,
+        text_width=text.width,
+        text_depth=len(text.resblocks),
+        text_heads=text.resblocks[0].attn.num_heads,
+    )
 
 
 def _from_file(path: Path) -> TextImageEncoder:

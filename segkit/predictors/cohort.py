@@ -41,7 +41,7 @@ class CohortReport:
     """`run_report.json`: versions, hashes, timings, failures.
 
     `inputs` counts the cases of the whole run; those of processes that are not done yet are
-    missing in `cases`.
+    missing in `cases`. `settings` holds what else decided the masks: words, and where they led.
     """
 
     model: str
@@ -49,6 +49,7 @@ class CohortReport:
     device: str
     cases: tuple[CaseResult, ...]
     inputs: int | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
     segkit_version: str = VERSION
     torch_version: str = torch.__version__
     python_version: str = field(default_factory=platform.python_version)

@@ -76,6 +76,13 @@ class Session:
         return self._engine.geometry
 
     @property
+    def slice_axis(self) -> int | None:
+        """Array axis (0 k, 1 j, 2 i) of the slices the model sees; None if it sees no slices."""
+        if isinstance(self.source, Picture):
+            return None
+        return getattr(self._engine, "slice_axis", None)
+
+    @property
     def objects(self) -> tuple["Session", ...]:
         """All objects of the image in the order of their creation, this one included."""
         return tuple(self._objects)

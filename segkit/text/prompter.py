@@ -154,7 +154,7 @@ class TextPrompter:
             InputError: The source cannot be read, there are no words, or there is no such slice.
         """
         opened = as_source(source)
-        view = open_view(opened, self.encoder.spec.image_size, axis)
+        view = open_view(opened, axis)
         texts = self._vectors(words)
         if isinstance(slices, tuple):
             candidates = numbered(view, slices)

@@ -5,13 +5,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segkit.data.preprocess import InputSpec, Intensity, SliceView
+from segkit.data.preprocess import ChannelKind, InputSpec, Intensity, SliceView
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
 
+MAX_SIDE = 1024
+"""Pixels; slices are read at their own resolution up to this, so that one resampling follows."""
 
-def open_view(source: Volume | Picture, size: int, axis: int | None = None) -> SliceView:
-    """See an image as slices for an encoder of `size` pixels, which it is told nothing else about.
+
+def open_view(source: Volume | Picture, axis: int | None = None) -> SliceView:
+    """See an image as slices for an encoder, which knows nothing else about it.
 
     Raises:
         InputError: There is no such axis.
@@ -21,14 +24,16 @@ def open_view(source: Volume | Picture, size: int, axis: int | None = None) -> S
     if isinstance(source, Picture):
         if axis is not None:
             raise InputError(f"a picture has no slices, got axis {axis}")
-        colour = source.array.ndim == 3
-        return SliceView(source, InputSpec(2, size, "rgb" if colour else "repeat", intensity))
+        channels: ChannelKind = "rgb" if source.array.ndim == 3 else "repeat"
+        size = min(max(source.size), MAX_SIDE)
+        return SliceView(source, InputSpec(2, size, channels, intensity))
     slice_axis = None
     if axis is not None:
         if axis not in (0, 1, 2):
             raise InputError(f"axis must be 0 (k), 1 (j) or 2 (i), got {axis}")
         change, _ = source.geometry.reoriented("RAS")
         slice_axis = change.axes.index(axis)
+    size = min(max(source.array.shape), MAX_SIDE)
     return SliceView(source, InputSpec(3, size, "repeat", intensity, slice_axis=slice_axis))
 
 

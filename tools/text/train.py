@@ -10,14 +10,20 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from typing_extensions import override
 
 from segkit.text.small import SmallSizes, build_small
 from segkit.text.training import ContrastiveTraining, Pairs, TrainingPlan
+from tools.text.phrases import PHRASES, known_pairs_loss
 from tools.text.pictures import MAX_KINDS, captioned_picture
 from tools.text.validate import validate
 from tools.text.vocabulary import VOCABULARY
@@ -29,29 +35,57 @@ TRAIN, VALIDATE, TEST = 1, 2, 3
 """First numbers of the seeds of pictures; no picture is in two of them."""
 
 
-def draw(step: int, *, seed: int, batch: int, size: int) -> Pairs:
+@dataclass(frozen=True, slots=True, eq=False)
+class KnownPairs(Pairs):
+    """Captioned pictures, and phrases of which `holds` says in which picture they are true."""
+
+    phrases: Sequence[str]
+    holds: Bool[Tensor, "images phrases"]
+
+
+def draw(step: int, *, seed: int, batch: int, size: int) -> KnownPairs:
     """Pictures of one step, each with two captions: of a random kind in it, or twice of one.
 
     The first `EASY` steps show one kind of object, fully described.
     """
     most, drop = (1, 0.0) if step < EASY else (MAX_KINDS, 0.35)
+    holds = np.zeros((batch, len(PHRASES)), bool)
     images, captions = [], ([], [])  # type: tuple[list[np.ndarray], tuple[list[str], list[str]]]
     for number in range(batch):
         picture = captioned_picture((TRAIN, seed, step, number), size, most)
         rng = np.random.default_rng((TRAIN, seed, step, number, 9))
         order = rng.permutation(len(picture.kinds))
         images.append(picture.image)
+        holds[number] = [phrase.holds(picture.kinds) for phrase in PHRASES]
         captions[0].append(picture.caption(rng, int(order[0]), drop))
         captions[1].append(picture.caption(rng, int(order[-1]), drop))
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    return Pairs(pixels, captions)
+    rng = np.random.default_rng((TRAIN, seed, step, 0, 8))
+    phrases = [phrase.words(rng) for phrase in PHRASES]
+    return KnownPairs(pixels, captions, phrases, torch.from_numpy(holds))
+
+
+class CaptionTraining(ContrastiveTraining):
+    """The loss of CLIP on captions, and that of phrases of which the truth is known."""
+
+    @override
+    def loss(self, pairs: Pairs) -> Float[Tensor, ""]:
+        assert isinstance(pairs, KnownPairs)
+        encoder, count = self.encoder, len(pairs.images)
+        images = encoder.encode_image(encoder.pixels(pairs.images))
+        sentences = [text for captions in pairs.captions for text in captions]
+        texts = encoder.encode_text([*sentences, *pairs.phrases])
+        *lists, phrases = texts.split([count] * len(pairs.captions) + [len(pairs.phrases)])
+        scale = encoder.logit_scale
+        plain = torch.stack([self.plain(images, captions, scale) for captions in lists]).mean()
+        return plain + known_pairs_loss(scale * images @ phrases.T, pairs.holds)
 
 
 def start(seed: int, batch: int, sizes: SmallSizes = SIZES) -> ContrastiveTraining:
     """A run at its first step."""
     encoder = build_small(sizes, VOCABULARY, name="nano_clip", seed=seed)
     draws = partial(draw, seed=seed, batch=batch, size=sizes.image_size)
-    return ContrastiveTraining(encoder, PLAN, draws)
+    return CaptionTraining(encoder, PLAN, draws)
 
 
 def run(
