@@ -150,7 +150,11 @@ def _weights(name: str) -> dict[str, Any]:
         }
     kind = BUILDERS[name].weights
     facts |= {"weights": kind, "licence": "Apache-2.0" if kind == "package" else None}
-    path = Path(str(files("segkit"))) / "weights" / f"{name}.safetensors"
+    lifted = getattr(
+        BUILDERS[name].sizes, "sam", None
+    )  # a volumetric lift has the weights of its SAM
+    stem = name if lifted is None else lifted.name
+    path = Path(str(files("segkit"))) / "weights" / f"{stem}.safetensors"
     if kind == "package" and path.is_file():
         content = path.read_bytes()
         facts |= {

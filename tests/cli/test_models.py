@@ -31,6 +31,8 @@ def test_list_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     out = capsys.readouterr().out
     assert "segkit models download sam_vit_b" in out
+    assert "sam3d_nano (64 px): ships with segkit" in out
+    assert "lacks its file" not in out
     assert "HighFrequency: Add to each block's input a prompt" in out
 
 
