@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxtyping import Float
-from monai.networks.nets import DynUNet, UNet
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -81,6 +80,8 @@ class UNetBody(nn.Module):
 
 
 def _unet(sizes: UNetSizes, in_channels: int, strides: Sequence[Sequence[int]]) -> nn.Module:
+    from monai.networks.nets import UNet  # seconds, which most models need not wait for
+
     return UNet(
         sizes.dimensions,
         in_channels,
@@ -92,6 +93,8 @@ def _unet(sizes: UNetSizes, in_channels: int, strides: Sequence[Sequence[int]]) 
 
 
 def _dynunet(sizes: UNetSizes, in_channels: int, strides: Sequence[Sequence[int]]) -> nn.Module:
+    from monai.networks.nets import DynUNet
+
     axes = sizes.dimensions
     return DynUNet(
         axes,

@@ -8,20 +8,22 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from segkit.losses import DiceBCE
 from segkit.models.segmenter import Segmenter, upsample
 from segkit.prompts import simulate
 from segkit.serve.annotation import Encoded
 from segkit.serve.faults import bad
 from segkit.serve.worker import Task
 from segkit.typing import Features, Grid, MaskPrediction, Prompts
+
+if TYPE_CHECKING:
+    from segkit.losses import DiceBCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +156,8 @@ def _train(segmenter: Segmenter, examples: Sequence[Example], task: Task[Any], p
         for parameter in part.parameters()
         if parameter.requires_grad
     ]
+    from segkit.losses import DiceBCE  # brings MONAI, which a server that starts need not wait for
+
     optimizer = torch.optim.AdamW(parameters, lr=plan.rate, weight_decay=0.01)
     loss_of, end, done = DiceBCE(max_positive_weight=1.0), time.perf_counter() + plan.seconds, 0
     with torch.enable_grad():
@@ -181,7 +185,7 @@ def _converse(
     segmenter: Segmenter,
     features: Features,
     masks: Bool[Tensor, "n h w"],
-    loss_of: DiceBCE,
+    loss_of: "DiceBCE",
     rounds: int,
     generator: Generator,
 ) -> Float[Tensor, ""]:

@@ -111,6 +111,10 @@ def test_the_editable_area_of_the_segment_editor_is_honoured(case: scenes.Case) 
     editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedOutsideAllSegments)
     scene.write(b, everything, np.ones(SHAPE, bool))
     np.testing.assert_array_equal(case.array(b), ~expected)
+    # and no longer once everything may be edited again
+    editor.SetMaskMode(slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere)
+    scene.write(a, everything, np.ones(SHAPE, bool))
+    assert case.array(a).all()
 
 
 def test_stamps_change_with_the_voxels_of_the_segment_only(case: scenes.Case) -> None:

@@ -104,7 +104,7 @@ def test_an_own_server_starts_serves_and_ends(mrml: Any, server: Any) -> None:
     target = case.target("a")
     case.bench.start_server(server.python, ["nano"], dict(os.environ))
     own = case.bench.server
-    assert case.bench.wait(300), own.log
+    assert case.bench.wait(600), own.log
     assert own.token != server.token
     mark(case, target, "points", [INSIDE])
     assert case.array(target)[INSIDE]

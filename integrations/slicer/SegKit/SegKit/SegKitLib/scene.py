@@ -29,10 +29,27 @@ _EDITOR_NODE = "vtkMRMLSegmentEditorNode"
 
 @dataclass(frozen=True, eq=False)
 class VolumeImage:
-    """Voxels of a volume (k, j, i), copied, and its IJK to RAS matrix."""
+    """Voxels of a volume (k, j, i), not copied, and its IJK to RAS matrix.
+
+    The array keeps the memory of the volume, also when the node is deleted. Should voxels change
+    while they are sent, `Scene.volume_stamp` changes too, and they are sent anew.
+    """
 
     array: np.ndarray
     affine: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Voxels:
+    """Labelmap that a segment lies in, as the voxels of one `value`.
+
+    `first` is where it starts on the grid of the volume (k, j, i), `mtime` when it last changed.
+    """
+
+    array: np.ndarray
+    value: int
+    first: tuple[int, ...]
+    mtime: int
 
 
 class Scene:
@@ -57,6 +74,7 @@ class Scene:
         self._logic.SetSegmentEditorNode(self._node)
         self._logic.SetMaximumNumberOfUndoStates(UNDO_STATES)
         self._saved: list[tuple[Target, ...]] = []
+        self._stamps: dict[Target, tuple[object, tuple[int, int]]] = {}
 
     def shape(self, volume_id: str) -> tuple[int, int, int]:
         """Shape (k, j, i) of a volume."""
@@ -76,7 +94,7 @@ class Scene:
                 "volume of it with the module Vector to Scalar Volume"
             )
         array = numpy_support.vtk_to_numpy(volume.GetImageData().GetPointData().GetScalars())
-        return VolumeImage(array.reshape(self.shape(volume_id)).copy(), matrix_of(volume))
+        return VolumeImage(array.reshape(self.shape(volume_id)), matrix_of(volume))
 
     def volume_stamp(self, volume_id: str) -> tuple[object, ...]:
         """Changes when the voxels or the frame do, not when the volume is moved as a whole."""
@@ -169,11 +187,13 @@ class Scene:
     def stamp(self, target: Target) -> tuple[int, int]:
         """Changes when the voxels of a segment do, whatever happens to others in its labelmap."""
         found = self._voxels(target)
-        if found is None or not (held := found[0]).any():
+        if found is None:
             return 0, 0
-        held, first = cropped(held, found[1])
-        place = np.array([*first, *held.shape], np.int64).tobytes()
-        return int(held.sum()), zlib.crc32(np.packbits(held).tobytes(), zlib.crc32(place))
+        state = (found.mtime, found.value, found.first)
+        known = self._stamps.get(target)
+        if known is None or known[0] != state:
+            known = self._stamps[target] = state, _stamp_of(found)
+        return known[1]
 
     def write(self, target: Target, edges: Edges, content: np.ndarray) -> bool:
         """Make a segment equal to `content` inside a box; say whether anything had to change.
@@ -282,8 +302,15 @@ class Scene:
         self._copy_masking()
         self._logic.UpdateReferenceGeometryImage()
         self._logic.UpdateAlignedSourceVolume()
-        self._logic.UpdateMaskLabelmap()
+        if self._is_masked():
+            # it looks at every voxel of the volume
+            self._logic.UpdateMaskLabelmap()
         return bool(self._logic.CanUndo())
+
+    def _is_masked(self) -> bool:
+        everywhere = slicer.vtkMRMLSegmentationNode.EditAllowedEverywhere
+        mode, by_value = self._node.GetMaskMode(), self._node.GetSourceVolumeIntensityMask()
+        return mode != everywhere or bool(by_value)
 
     def _copy_masking(self) -> None:
         """Take the editable area from the Segment Editor, where the user chooses it."""
@@ -300,19 +327,18 @@ class Scene:
         found = self._voxels(target)
         if found is None:
             return content
-        held, first = found
         ours, theirs = [], []
-        for (low, high), start, size in zip(edges, first, held.shape, strict=True):
+        for (low, high), start, size in zip(edges, found.first, found.array.shape, strict=True):
             a, b = max(low, start), min(high, start + size)
             if a >= b:
                 return content
             ours.append(slice(a - low, b - low))
             theirs.append(slice(a - start, b - start))
-        content[tuple(ours)] = held[tuple(theirs)]
+        content[tuple(ours)] = found.array[tuple(theirs)] == found.value
         return content
 
-    def _voxels(self, target: Target) -> tuple[np.ndarray, tuple[int, ...]] | None:
-        """Voxels of a segment, and where its labelmap starts on the grid of the volume."""
+    def _voxels(self, target: Target) -> "Voxels | None":
+        """Labelmap of a segment; None if there is none yet."""
         node = self._segmentation(target.segmentation)
         segment = node.GetSegmentation().GetSegment(target.segment)
         if segment is None:
@@ -327,7 +353,7 @@ class Scene:
         array = numpy_support.vtk_to_numpy(labelmap.GetPointData().GetScalars()).reshape(shape)
         shift = self._frame(target).shift
         first = tuple(low - by for low, by in zip(extent[4::-2], shift, strict=True))
-        return array == segment.GetLabelValue(), first
+        return Voxels(array, segment.GetLabelValue(), first, labelmap.GetMTime())
 
     def _frame(self, target: Target) -> Frame:
         return frame_of(self._volume(target.volume), self._segmentation(target.segmentation))
@@ -355,3 +381,12 @@ class Scene:
         if node is None or node.GetSegmentation() is None:
             raise SceneError("the segmentation is gone; choose another one")
         return node
+
+
+def _stamp_of(voxels: Voxels) -> tuple[int, int]:
+    held = voxels.array == voxels.value
+    if not held.any():
+        return 0, 0
+    held, first = cropped(held, voxels.first)
+    place = np.array([*first, *held.shape], np.int64).tobytes()
+    return int(held.sum()), zlib.crc32(np.packbits(held).tobytes(), zlib.crc32(place))
