@@ -10,19 +10,17 @@ Run: python -m benchmarks.soak --minutes 60      (make soak)
 
 import argparse
 import csv
-import os
 import random
 import tempfile
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks import table
-from benchmarks.bench_serve import served
+from benchmarks.bench_serve import served, state_of
 from segkit.client import RemotePredictor, ServerError
 from segkit.client.codec import decode
 from segkit.client.predictor import RemoteImage
@@ -187,19 +185,6 @@ def watch(pid: int, start: float, notes: Notes, done: threading.Event) -> None:
         if now >= due:
             due = now + 60
             notes.minutes.append({"minute": (now - start) / 60, **state_of(pid)})
-
-
-def state_of(pid: int) -> dict[str, float]:
-    """Resident MiB, open handles, threads and CPU seconds of a process."""
-    proc = Path(f"/proc/{pid}")
-    pages = int((proc / "statm").read_text().split()[1])
-    words = (proc / "stat").read_text().rpartition(")")[2].split()
-    return {
-        "MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
-        "handles": len(list((proc / "fd").iterdir())),
-        "threads": int(words[17]),
-        "cpu s": (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK"),
-    }
 
 
 def soak(minutes: float) -> tuple[dict[str, object], Notes]:
