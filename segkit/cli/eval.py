@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress as Bar
 
+from segkit.cli.folds import folds_in
 from segkit.cli.hydra_app import run_hydra
 from segkit.cli.targets import check_targets
 from segkit.data.clips_sequences import ClipSpec
@@ -21,6 +22,7 @@ from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
 from segkit.evaluation import Evaluation, EvaluationSettings, OracleProtocol, Others, evaluate
 from segkit.evaluation.clips_runner import ClipSettings, evaluate_clips
+from segkit.evaluation.folds import merge
 from segkit.evaluation.others import named
 from segkit.evaluation.samples import Progress
 
@@ -36,8 +38,9 @@ def run(words: Sequence[str]) -> int:
 
 def evaluate_and_print(cfg: DictConfig) -> int:
     """Evaluate one composed config and print a line per row."""
+    folds = [] if cfg.run is None else folds_in(Path(cfg.run))
     with _progress() as progress:
-        found = evaluate_config(cfg, progress)
+        found = _evaluate_folds(cfg, folds, progress) if folds else evaluate_config(cfg, progress)
     for line in _lines(found):
         sys.stdout.write(f"{line}\n")
     return 0
@@ -76,6 +79,18 @@ def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evalua
         others=Others(named(plain["against"]), named(plain["predictions"])),
         progress=progress,
     )
+
+
+def _evaluate_folds(cfg: DictConfig, folds: Sequence[Path], progress: Progress) -> Evaluation:
+    """Evaluate each fold of a sweep on the cases it did not see, and all of them in one table."""
+    if cfg.split != "val":
+        raise InputError(
+            f"the folds of a cross-validation are compared on split=val, got split={cfg.split}",
+            path=cfg.run,
+            fix="for other cases let them answer together: segkit predict --ensemble",
+        )
+    found = [evaluate_config(OmegaConf.merge(cfg, {"run": str(fold)}), progress) for fold in folds]
+    return merge(found, Path(cfg.out or Path(cfg.run) / "eval" / "val"))
 
 
 def _evaluate_clips(

@@ -31,8 +31,16 @@ _SWITCHES = ("-m", "--multirun", "-r", "--run")
 _ANSWERS = {"--help", "-h", "--hydra-help", "--info", "-i", "-sc", "--shell-completion"}
 
 
-def run_hydra(name: str, task: Callable[[DictConfig], int], words: Sequence[str]) -> int:
+def run_hydra(
+    name: str,
+    task: Callable[[DictConfig], int],
+    words: Sequence[str],
+    *,
+    after_sweep: Callable[[Path], None] | None = None,
+) -> int:
     """Compose `configs/<name>.yaml` with the overrides in `words` and call `task`.
+
+    `after_sweep` is called with the folder of a sweep once all of its jobs have succeeded.
 
     Raises:
         InputError: The config cannot be composed, or asks for what a config may not do.
@@ -40,25 +48,13 @@ def run_hydra(name: str, task: Callable[[DictConfig], int], words: Sequence[str]
     register_resolvers()
     # Hydra's parser wants its overrides in one piece
     words = sorted(words, key=lambda word: word in _SWITCHES)
-    codes: list[int] = []
-    failures: list[Exception] = []
-    arguments = sys.argv
-
-    def job(cfg: DictConfig) -> None:
-        if failures:  # the rest of a sweep
-            return
-        sys.argv = arguments  # what a distributed training starts its other processes with
-        try:
-            codes.append(task(cfg))
-        except _EXPECTED as error:  # raised below: Hydra would add a line of its own
-            failures.append(error)
-
+    job, arguments, folder = _Job(task, sys.argv), sys.argv, None
     try:
         with _own_experiment(words) as words, _arguments([arguments[0], *words]):
             if not _ANSWERS & {word.partition("=")[0] for word in words}:
-                _check_hydra_node(name, words)
+                folder = _check_hydra_node(name, words)
             hydra.main(version_base="1.3", config_path=CONFIGS, config_name=name)(job)()
-        for failure in failures:
+        for failure in job.failures:
             raise failure
     except _FOREIGN as error:
         raise _explained(error, name) from error
@@ -66,7 +62,34 @@ def run_hydra(name: str, task: Callable[[DictConfig], int], words: Sequence[str]
         return int(stop.code or 0)
     finally:
         os.environ.pop(RUN_VARIABLE, None)
-    return max(codes, default=0)
+    if after_sweep is not None and folder is not None:
+        after_sweep(folder)
+    return max(job.codes, default=0)
+
+
+class _Job:
+    """What Hydra calls with each composed config, in this process or where a launcher sends it."""
+
+    def __init__(self, task: Callable[[DictConfig], int], arguments: list[str]) -> None:
+        self.task, self.arguments, self.owner = task, arguments, os.getpid()
+        self.codes: list[int] = []
+        self.failures: list[Exception] = []
+
+    def __call__(self, cfg: DictConfig) -> None:
+        if self.failures:  # the rest of a sweep
+            return
+        sys.argv = self.arguments  # what a distributed training starts its other processes with
+        try:
+            self.codes.append(self.task(cfg))
+        except _EXPECTED as error:
+            if os.getpid() != self.owner:  # on its way back only the text is sure to survive
+                raise SegkitError(str(error)) from None
+            self.failures.append(error)  # raised later: Hydra would add a line of its own
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a process of a launcher has not been through `run_hydra`
+        register_resolvers()
+        self.__dict__.update(state)
 
 
 def register_resolvers() -> None:
@@ -115,8 +138,11 @@ def _refuse_environment(*arguments: Any) -> str:
     )
 
 
-def _check_hydra_node(name: str, words: Sequence[str]) -> None:
-    """Check what Hydra itself would build or set before the application is called."""
+def _check_hydra_node(name: str, words: Sequence[str]) -> Path | None:
+    """Check what Hydra itself would build or set before the application is called.
+
+    Returns the folder of a sweep.
+    """
     args = get_args_parser().parse_args(list(words))
     overrides = list(_first_values(args.overrides))
     if args.config_dir:
@@ -129,6 +155,7 @@ def _check_hydra_node(name: str, words: Sequence[str]) -> None:
         raise InputError(
             "hydra.job.env_set is not allowed in a config", fix="set variables in the shell"
         )
+    return Path(cfg.hydra.sweep.dir) if args.multirun else None
 
 
 def _first_values(overrides: Sequence[str]) -> Iterator[str]:
@@ -156,7 +183,10 @@ def _own_experiment(words: Sequence[str]) -> Iterator[list[str]]:
     path = Path(given[-1].partition("=")[2])
     if not path.is_file():
         raise InputError("no such experiment file", path=path, fix="check the path")
-    with tempfile.TemporaryDirectory() as folder:
+    # jobs on other machines see the folder of the file, not the temporary one of this machine
+    is_sent = any(word.startswith("hydra/launcher=") for word in words)
+    beside = path.resolve().parent if is_sent else None
+    with tempfile.TemporaryDirectory(prefix=".segkit-", dir=beside) as folder:
         # a name of its own, because a shipped experiment of the same name would come first
         copy = Path(folder) / "experiment" / f"file_{path.name}"
         copy.parent.mkdir()

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from segkit.cli.folds import merge_folds
 from segkit.cli.hydra_app import run_hydra
 from segkit.cli.targets import check_targets
 from segkit.data.atomic import atomic_file
@@ -22,7 +23,7 @@ from segkit.lightning import FitResult, SegmentationData, fit, is_first_process,
 
 def run(words: Sequence[str]) -> int:
     """Run `segkit train experiment=NAME data.root=PATH [overrides]`."""
-    return run_hydra("train", train, words)
+    return run_hydra("train", train, words, after_sweep=merge_folds)
 
 
 def train(cfg: DictConfig) -> int:
