@@ -29,6 +29,7 @@ _MIB, _GB = 2**20, 1e9
 _MARGIN = 0.8  # of the memory; the rest is for the trainer, its data and its logs
 _STEPS = 2000  # of the optimiser, where no time is given
 _VALIDATIONS = 4  # at least, in a run of limited time
+_VALIDATED = 0.3  # of a short run at most goes into validation
 _FORWARD = 0.35  # of a training step is spent without its backward pass
 _PAIRED = {"hippocampus": "ids 2k-1 and 2k are the two sides of one person (Decathlon, Task04)"}
 
@@ -260,16 +261,18 @@ def _length(
 def _validation(
     found: Fingerprint, step_seconds: float, epoch_seconds: float, limit_s: float
 ) -> Decision:
-    """Validate at least four times, and for about a seventh of the time where epochs are short."""
+    """Validate four times or more, as long as that takes no more than its share of the time."""
     epochs = limit_s / epoch_seconds
-    told = f"an epoch takes {epoch_seconds:.0f} s here, {epochs:.1f} fit"
-    if epochs < _VALIDATIONS:
-        share = max(0.05, round(epochs / _VALIDATIONS, 2))
-        return Decision("trainer.val_check_interval", share, f"{told}; validation four times")
     slices = found.slices / found.looked_at * _validation_cases(found)
-    cost = _FORWARD * slices * step_seconds / epoch_seconds
-    every = max(1, min(round(cost / 0.15), int(epochs / _VALIDATIONS)))
-    return Decision("trainer.check_val_every_n_epoch", every, f"{told}; validation costs time too")
+    cost_s = _FORWARD * slices * step_seconds
+    told = f"an epoch takes {epoch_seconds:.0f} s here and validation {cost_s:.0f} s"
+    if epochs < _VALIDATIONS:
+        times = max(1, min(_VALIDATIONS, int(_VALIDATED * limit_s / cost_s)))
+        # the first one must not wait for the end, which time alone decides
+        share = min(1.0, max(0.05, round(0.9 * epochs / times, 2)))
+        return Decision("trainer.val_check_interval", share, f"{told}; {times} fit in the time")
+    every = max(1, min(round(cost_s / epoch_seconds / 0.15), int(epochs / _VALIDATIONS)))
+    return Decision("trainer.check_val_every_n_epoch", every, f"{told}; that costs time too")
 
 
 def _training_slices(found: Fingerprint, told: Mapping[str, Any]) -> float:
