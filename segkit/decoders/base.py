@@ -27,6 +27,10 @@ class Decoder(nn.Module):
     def begin_epoch(self, epoch: int) -> None:
         """Learn which epoch of training, counted from 0, begins; most decoders do not care."""
 
+    def settle(self, features: Features) -> Features:
+        """Do once per image what no prompt changes; `forward` takes either form of features."""
+        return features
+
     @abstractmethod
     def forward(
         self,

@@ -18,8 +18,9 @@ class MultilevelDecoder(Decoder):
 
     Source: "3DSAM-adapter" (Gong et al., Medical Image Analysis 2024, arXiv 2306.13465),
     multi-layer aggregation. The prompt encoder hands over the deepest level as the prompts changed
-    it. Everything else is computed once per volume, whatever the number of objects: the convolution
-    of joined maps is the sum of the convolutions of each.
+    it. Everything else is computed once per volume, whatever the number of objects and of clicks:
+    the convolution of joined maps is the sum of the convolutions of each, and `settle` keeps that
+    of all maps but the deepest, at two cells per token, in their place.
 
     There is no head that predicts the IoU: `iou` is the IoU to be expected if the probabilities of
     the mask are right. There are no alternatives either, so `multimask` changes nothing.
@@ -64,6 +65,12 @@ class MultilevelDecoder(Decoder):
         )
 
     @override
+    def settle(self, features: Features) -> Features:
+        if self.is_automatic or self._is_settled(features):
+            return features
+        return Features((self._shared(features), features.levels[-1]), features.grid)
+
+    @override
     def forward(
         self,
         features: Features,
@@ -72,8 +79,10 @@ class MultilevelDecoder(Decoder):
         *,
         multimask: bool = False,
     ) -> MaskPrediction:
-        shared = self._shared(features)
-        if not self.is_automatic:
+        if self.is_automatic:
+            shared = self._shared(features)
+        else:
+            shared = self.settle(features).levels[0]
             if image_index is not None:
                 shared = shared[image_index]
             shared = shared + self._part(len(self.heads) - 1, prompts.dense)
@@ -83,6 +92,10 @@ class MultilevelDecoder(Decoder):
         depth, height, width = features.grid.shape
         logits = logits[:, :, :depth, :height, :width]
         return MaskPrediction(logits, _expected_iou(logits))
+
+    def _is_settled(self, features: Features) -> bool:
+        grey = features.levels[0]
+        return len(features.levels) == 2 and grey.shape[1] > 1
 
     def _shared(self, features: Features) -> Volumes:
         """What all objects of a volume have in common."""
