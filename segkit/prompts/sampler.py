@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from segkit.errors import InputError
 from segkit.prompts.base import PromptEncoder
+from segkit.prompts.nearness import drawn_marks
 from segkit.typing import (
     BOX_FIRST,
     BOX_LAST,
@@ -40,9 +41,12 @@ class PointSampler(PromptEncoder):
 
     Differences from the released code (`compat="authors"`): labels say whether a click adds or
     removes; Fourier codes say where tokens and cells are; tokens look at the map; the map looks at
-    the points too, not only at the queries. Corners of boxes are coded by sum and difference of the
-    two label codes, and the mask of an earlier prediction adds the two codes to the map, each with
-    its probability, so boxes and masks need no parameters of their own.
+    the points too, not only at the queries. Marks are also drawn into the map, because attention
+    with random weights learns slowly where a mark lies: the code of a label fades with the distance
+    to the nearest click of that label, to a half at `reach` cells; outside a box the code of
+    background counts in full, inside both count by half; an earlier mask counts with its
+    probability. Corners of boxes are coded by sum and difference of the two label codes, so boxes
+    and masks need no parameters of their own.
 
     The released form knows points without labels, nothing else.
 
@@ -67,18 +71,22 @@ class PointSampler(PromptEncoder):
         queries: int = 10,
         heads: int = 8,
         mlp: int | None = None,
+        reach: float = 2.0,
         compat: Literal["authors"] | None = None,
     ) -> None:
         super().__init__()
+        if not reach > 0:
+            raise ValueError(f"reach must be > 0 cells, got {reach}")
         if compat not in (None, "authors"):
             raise ValueError(f"compat must be None or 'authors', got {compat!r}")
         dim = spec.out_dim
-        self.stride, self.compat = spec.out_stride, compat
+        self.stride, self.reach, self.compat = spec.out_stride, reach, compat
         self.layers = nn.ModuleList(
             PointLayer(dim, heads, mlp or 8 * dim, queries) for _ in range(depth)
         )
         if compat is None:
-            self.kinds = nn.Parameter(0.02 * torch.randn(2, dim))
+            # no smaller than the features they are added to: small codes are not heeded for long
+            self.kinds = nn.Parameter(0.5 * torch.randn(2, dim))
             # numpy promises that this stream never changes, so files need not hold it
             drawn = np.random.RandomState(0).standard_normal((3, dim // 2))
             self.register_buffer("frequencies", torch.from_numpy(drawn).float(), persistent=False)
@@ -87,7 +95,8 @@ class PointSampler(PromptEncoder):
     def forward(self, prompts: Prompts, size: tuple[int, ...]) -> PromptTokens:
         """Encode what marks say without an image; `size` is (depth, height, width) in voxels.
 
-        `dense` is what earlier masks add to the deepest map, `positions` the code of its cells.
+        `dense` is what marks and earlier masks add to the deepest map, `positions` the code of its
+        cells.
 
         Raises:
             InputError: No mark at all, masks of a wrong size, or marks the released form lacks.
@@ -96,8 +105,10 @@ class PointSampler(PromptEncoder):
         cells = self._cells(size)
         kinds, positions = self._kinds(prompts.labels), self._cell_codes(cells)
         dense = torch.zeros_like(positions).expand(len(kinds), -1, -1, -1, -1)
+        if self.compat is None:
+            dense = dense + self._coloured(*drawn_marks(prompts, cells, self.stride, self.reach))
         if prompts.masks is not None:
-            dense = self._believed(prompts.masks, cells)
+            dense = dense + self._believed(prompts.masks, cells)
         return PromptTokens(kinds, dense, positions)
 
     @override
@@ -162,8 +173,14 @@ class PointSampler(PromptEncoder):
         missing = [side * self.stride - have for side, have in sides]
         share = F.pad(masks.sigmoid(), [n for gap in missing for n in (0, gap)])
         share = F.avg_pool3d(share, self.stride)
+        return self._coloured(share, 1 - share)
+
+    def _coloured(
+        self, added: Float[Tensor, "objects 1 d h w"], removed: Float[Tensor, "objects 1 d h w"]
+    ) -> Float[Tensor, "objects dim d h w"]:
+        """Shares of object and background in the codes of the two labels."""
         removes, adds = self.kinds[:, :, None, None, None]
-        return share * adds + (1 - share) * removes
+        return added.to(adds) * adds + removed.to(removes) * removes
 
     def _cell_codes(self, cells: tuple[int, int, int]) -> Float[Tensor, "1 dim d h w"]:
         axes = [(torch.arange(n, device=self._like.device) + 0.5) / n for n in cells]

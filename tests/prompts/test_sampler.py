@@ -45,6 +45,17 @@ def test_labels_and_positions_matter(segmenter: Segmenter, features: Features) -
     assert not torch.equal(box, logits(segmenter, features, marks(1, 1)))
 
 
+def test_clicks_are_heeded_before_any_training(segmenter: Segmenter, features: Features) -> None:
+    def dense(prompts: Prompts) -> Tensor:
+        with torch.no_grad():
+            return segmenter.prompt_encoder.tokens(features, prompts).dense
+
+    clicked = (0, slice(None), 1, 5, 2)  # the cell of POINT
+    here = dense(marks(1))[clicked]
+    for other in (marks(1, points=[[6.0, 8.0, 25.0]]), marks(0)):
+        assert (here - dense(other)[clicked]).norm() > 0.2 * here.norm()
+
+
 def test_padding_is_not_looked_at(segmenter: Segmenter, features: Features) -> None:
     padded = logits(segmenter, features, marks(1, -1))
     torch.testing.assert_close(padded, logits(segmenter, features, marks(1)), rtol=1e-4, atol=1e-5)
@@ -102,6 +113,8 @@ def test_refusals(segmenter: Segmenter, features: Features) -> None:
         released.tokens(one, masked)
     with pytest.raises(ValueError, match="compat must be None or 'authors', got 'paper'"):
         PointSampler(segmenter.spec, compat="paper")
+    with pytest.raises(ValueError, match="reach must be > 0 cells, got 0"):
+        PointSampler(segmenter.spec, reach=0)
 
 
 def test_scattered_clicks_tell_the_truth() -> None:
