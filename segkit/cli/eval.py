@@ -163,7 +163,8 @@ def _protocol(given: Mapping[str, Any], trained: Mapping[str, Any]) -> OraclePro
     if kind is None:
         kind = "clicks" if interaction.get("box_share") == 0 or given["clicks"] else "box"
     clicks = given["clicks"] or (_CLICKS if kind == "clicks" else 1)
-    return OracleProtocol(**{**given, "kind": kind, "clicks": clicks})
+    counts = (clicks,) if given["clicks"] else tuple(given["counts"])
+    return OracleProtocol(**{**given, "kind": kind, "clicks": clicks, "counts": counts})
 
 
 def _silent(done: int, total: int) -> None:

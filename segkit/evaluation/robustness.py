@@ -6,13 +6,16 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Integer
 
+from segkit.evaluation.oracle import OracleProtocol
 from segkit.evaluation.prompted import OraclePredictor
 from segkit.evaluation.rows import Row
 from segkit.evaluation.samples import Sample
 from segkit.evaluation.settings import RobustnessPlan
+from segkit.evaluation.volume_user import Desk, VolumeOracle
 from segkit.metrics.overlap import overlap
 
 Curve = dict[str, list[float]]
+Oracle = OraclePredictor | VolumeOracle
 
 
 def robustness(
@@ -23,7 +26,7 @@ def robustness(
     Only promptable rows take part; without one, or without samples, the answer is empty. `spread`
     is the standard deviation over cases. One sample is in memory at a time.
     """
-    prompted = {row.name: row.predict for row in rows if isinstance(row.predict, OraclePredictor)}
+    prompted = _prompted(rows)
     jitter: dict[str, list[list[float]]] = {name: [] for name in prompted}
     clicks: dict[str, list[list[float]]] = {name: [] for name in prompted}
     count = 0
@@ -55,13 +58,31 @@ def mean_dice(
     )
 
 
-def _with_jitter(oracle: OraclePredictor, sample: Sample, jitter: float) -> float:
-    one = replace(oracle, protocol=replace(oracle.protocol, kind="box", jitter=jitter))
+def _prompted(rows: Sequence[Row]) -> dict[str, Oracle]:
+    """Rows that are prompted; of those that differ in the number of clicks only the first."""
+    found: dict[str, Oracle] = {}
+    for row in rows:
+        oracle = row.predict
+        if isinstance(oracle, OraclePredictor | VolumeOracle) and not any(
+            known.predictor is oracle.predictor for known in found.values()
+        ):
+            found[row.name] = oracle
+    return found
+
+
+def _asked(oracle: Oracle, protocol: OracleProtocol) -> Oracle:
+    if isinstance(oracle, VolumeOracle):
+        return replace(oracle, protocol=protocol, desk=Desk())
+    return replace(oracle, protocol=protocol)
+
+
+def _with_jitter(oracle: Oracle, sample: Sample, jitter: float) -> float:
+    one = _asked(oracle, replace(oracle.protocol, kind="box", jitter=jitter))
     return mean_dice(one(sample), sample.reference, oracle.labels)
 
 
-def _with_clicks(oracle: OraclePredictor, sample: Sample, counts: Sequence[int]) -> list[float]:
-    one = replace(oracle, protocol=replace(oracle.protocol, kind="clicks", clicks=max(counts)))
+def _with_clicks(oracle: Oracle, sample: Sample, counts: Sequence[int]) -> list[float]:
+    one = _asked(oracle, replace(oracle.protocol, kind="clicks", clicks=max(counts)))
     labels = one.snapshots(sample, counts)
     return [mean_dice(labels[count], sample.reference, oracle.labels) for count in counts]
 

@@ -10,10 +10,10 @@ from jaxtyping import Integer
 from segkit.data.preprocess import InputSpec
 from segkit.errors import InputError
 from segkit.evaluation.baselines import EllipseInBox, LocationPrior
-from segkit.evaluation.oracle import OracleProtocol
 from segkit.evaluation.prompted import OraclePredictor
 from segkit.evaluation.samples import Sample
 from segkit.evaluation.settings import EvaluationSettings
+from segkit.evaluation.volume_user import VolumeOracle
 from segkit.models.build import BUILDERS
 from segkit.models.info import ModelInfo
 from segkit.predictors.automatic import Look
@@ -50,6 +50,8 @@ def model_rows(
 ) -> list[Row]:
     """Rows of the frozen backbone and of the model, in this order; a bare model has one row.
 
+    Each number of clicks into a volume has a row of its own.
+
     `checkpoint` is the weight file of a backbone that does not ship with the package, `labels` the
     classes of a data set where the model names none.
 
@@ -62,21 +64,29 @@ def model_rows(
         raise InputError("no classes to evaluate", fix="name them with labels={1: 'name'}")
     if info is not None and BUILDERS[info.recipe.backbone.name].weights == "none":
         return [_automatic_row(predictor)]  # trained as a whole: there is nothing frozen
-    if predictor.segmenter.spec.dimensions == 3:
-        return [_volumetric_row(predictor)]
+    is_automatic = predictor.segmenter.is_automatic
+    if predictor.is_volumetric:
+        # the model alone: a frozen lift has no decoder that was ever trained
+        asked = replace(settings, protocol=replace(settings.protocol, per="volume"))
+        if is_automatic:
+            return [_automatic_row(predictor)]
+        return _oracle_rows(ADAPTED, "Adapted", predictor, labels, asked)
     if info is None:
-        return [_oracle_row(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)]
-    frozen = _oracle_row(
-        ZERO_SHOT, "Zero-shot (frozen)", _frozen(info, predictor, checkpoint), labels, settings
+        return _oracle_rows(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)
+    frozen = _oracle_rows(
+        ZERO_SHOT,
+        f"Zero-shot (frozen, {info.input.size} px)",
+        _frozen(info, predictor, checkpoint),
+        labels,
+        settings,
     )
-    if not predictor.segmenter.is_automatic:
-        adapted = _oracle_row(ADAPTED, "Adapted", predictor, labels, settings)
-        return [frozen, adapted]
+    if not is_automatic:
+        return frozen + _oracle_rows(ADAPTED, "Adapted", predictor, labels, settings)
     note = (
         "a frozen backbone has no automatic mode; it is given the oracle prompt, which the "
         "adapted row does without"
     )
-    return [replace(frozen, note=note), _automatic_row(predictor)]
+    return [*(replace(row, note=note) for row in frozen), _automatic_row(predictor)]
 
 
 def baseline_rows(
@@ -90,7 +100,7 @@ def baseline_rows(
     """Trivial rows that were asked for; the location prior needs `training` references."""
     rows = []
     if "box_ellipse" in settings.baselines:
-        protocol = replace(settings.protocol, kind="box", jitter=0.0)
+        protocol = replace(settings.protocol, kind="box", jitter=0.0, per="slice")
         ellipse = EllipseInBox(labels, spec, protocol)
         rows.append(
             Row(
@@ -117,18 +127,6 @@ def baseline_rows(
     return rows
 
 
-def _volumetric_row(predictor: Predictor) -> Row:
-    """The model alone: a frozen lift has no decoder that was ever trained."""
-    if not predictor.segmenter.is_automatic:
-        raise InputError(
-            "clicks into volumes are not simulated here yet, only into slices",
-            fix="evaluate an automatic model, or predict with `segkit predict --point` and compare "
-            "with predictions=FOLDER",
-            code="volumetric_prompts",
-        )
-    return _automatic_row(predictor)
-
-
 def _automatic_row(predictor: Predictor) -> Row:
     return Row(
         ADAPTED,
@@ -140,18 +138,30 @@ def _automatic_row(predictor: Predictor) -> Row:
     )
 
 
-def _oracle_row(
+def _oracle_rows(
     name: str,
     title: str,
     predictor: Predictor,
     labels: Mapping[int, str],
     settings: EvaluationSettings,
-) -> Row:
-    protocol: OracleProtocol = settings.protocol
-    if name == ZERO_SHOT and predictor.info is not None:
-        title = f"{title[:-1]}, {predictor.info.input.size} px)"
-    oracle = OraclePredictor(predictor, dict(labels), protocol, settings.seed)
-    return Row(name, title, oracle, protocol.describe(), is_oracle=True, watched=oracle.watched)
+) -> list[Row]:
+    """One row, or one for each number of clicks into a volume, the fewest first."""
+    protocol = settings.protocol
+    if protocol.per == "slice":
+        oracle = OraclePredictor(predictor, dict(labels), protocol, settings.seed)
+        prompt = protocol.describe()
+        return [Row(name, title, oracle, prompt, is_oracle=True, watched=oracle.watched)]
+    first = VolumeOracle(predictor, dict(labels), protocol, settings.seed)
+    if protocol.kind == "box":
+        return [Row(name, title, first, protocol.describe(), is_oracle=True)]
+    rows: list[Row] = []
+    for count in sorted(set(protocol.counts)):
+        asked = replace(first, protocol=replace(protocol, clicks=count))
+        clicks = "1 click" if count == 1 else f"{count} clicks"
+        row_name = f"{name}_{count}_clicks" if rows else name
+        told = asked.protocol.describe()
+        rows.append(Row(row_name, f"{title}, {clicks}", asked, told, is_oracle=True))
+    return rows
 
 
 def _frozen(info: ModelInfo, adapted: Predictor, checkpoint: str | Path | None) -> Predictor:

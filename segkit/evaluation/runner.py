@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
 from segkit.evaluation.cohort import common_labels, labelled_cases, spread
 from segkit.evaluation.examples import Example, choose_cases, make_example
+from segkit.evaluation.interactions import Diary
 from segkit.evaluation.maps import MapTally
 from segkit.evaluation.measuring import measure, peak_memory_mb
+from segkit.evaluation.oracle import OracleProtocol
 from segkit.evaluation.others import Others
 from segkit.evaluation.report import write_report
 from segkit.evaluation.results import write_tables
@@ -27,6 +29,7 @@ from segkit.evaluation.samples import Progress, SampleReader
 from segkit.evaluation.scores import ScoreTable
 from segkit.evaluation.settings import EvaluationSettings
 from segkit.evaluation.summary import FORMAT, facts, model_name, tables
+from segkit.evaluation.volume_user import VolumeOracle
 from segkit.predictors.base import Predictor
 
 _PRIOR_CASES = 200
@@ -96,7 +99,7 @@ def evaluate(
     folder = _folder(model, out, split)
     if folder is not None:
         run = RunRecord.read(Path(model)) if model is not None and Path(model).is_dir() else None
-        write_tables(folder, head | summary, table)
+        write_tables(folder, head | summary, table, study.diaries)
         write_report(folder, head | summary, table, study.examples(table), run=run)
     return Evaluation(head | summary, table, folder)
 
@@ -118,10 +121,12 @@ class _Study:
         settings = self.settings
         maps = MapTally(calibration=settings.calibration, saliency=settings.saliency)
         measured = measure(self.rows, samples, self.reader.labels, settings.scoring, maps)
+        clicks = self._interactions()
         curves = self._robustness()
         summary = {
             "cases": len(self.cases),
             **tables(measured, self.rows, self.settings),
+            "interactions": clicks,
             "robustness": curves,
             "timing": {
                 "seconds_per_case": measured.clock.to_dict(),
@@ -140,6 +145,32 @@ class _Study:
             make_example(place, self.reader.read(by_name[name]), rows, table)
             for place, name in choose_cases(table, rows[-1].name).items()
         ]
+
+    @property
+    def diaries(self) -> dict[str, Diary]:
+        """What simulated users did in volumes, by the first row of each model."""
+        return {name: oracle.desk.diary for name, oracle in self._users().items()}
+
+    def _users(self) -> dict[str, VolumeOracle]:
+        found: dict[str, VolumeOracle] = {}
+        for row in self.rows:
+            if isinstance(row.predict, VolumeOracle) and all(
+                row.predict.desk is not known.desk for known in found.values()
+            ):
+                found[row.name] = row.predict
+        return found
+
+    def _interactions(self) -> dict[str, Any]:
+        return {
+            name: {
+                "prompt": replace(oracle.protocol, clicks=_most(oracle.protocol)).describe(),
+                "seed": oracle.seed,
+                **oracle.desk.diary.summarise(
+                    _most(oracle.protocol), self.settings.scoring.resampling
+                ),
+            }
+            for name, oracle in self._users().items()
+        }
 
     @property
     def _device(self) -> torch.device:
@@ -169,6 +200,10 @@ def _trivial_rows(
         reader.all(spread(training, _PRIOR_CASES)) if training else None,
         is_automatic=predictor is None or predictor.segmenter.is_automatic,
     )
+
+
+def _most(protocol: OracleProtocol) -> int:
+    return max(protocol.counts) if protocol.kind == "clicks" else 1
 
 
 def _folder(model: str | Path | None, out: str | Path | None, split: str) -> Path | None:

@@ -82,5 +82,27 @@ def test_a_volumetric_model_is_measured_alone() -> None:
         return Predictor(segmenter, ModelInfo.of(segmenter, labels=LABELS, input=blocks))
 
     assert [row.name for row in model_rows(predictor(2), EvaluationSettings())] == ["adapted"]
-    with pytest.raises(InputError, match="clicks into volumes are not simulated here yet"):
-        model_rows(predictor(None), EvaluationSettings())
+    clicks = OracleProtocol("clicks", counts=(5, 1))
+    rows = model_rows(predictor(None), EvaluationSettings(protocol=clicks))
+    assert [(row.name, row.title, row.prompt) for row in rows] == [
+        ("adapted", "Adapted, 1 click", "1 oracle click per class and volume"),
+        (
+            "adapted_5_clicks",
+            "Adapted, 5 clicks",
+            "5 oracle clicks, each on the largest error, per class and volume",
+        ),
+    ]
+    (row,) = model_rows(predictor(None), EvaluationSettings())
+    assert (row.title, row.prompt) == ("Adapted", "oracle box per class and volume")
+
+
+def test_models_of_slices_are_clicked_in_volumes_on_request(
+    make_run: Callable[[bool], Path],
+) -> None:
+    predictor = Predictor.from_pretrained(make_run(False), device="cpu")
+    protocol = OracleProtocol("clicks", per="volume", counts=(1, 3))
+    rows = model_rows(predictor, EvaluationSettings(protocol=protocol))
+    assert [row.name for row in rows] == [
+        *("zero_shot", "zero_shot_3_clicks"),
+        *("adapted", "adapted_3_clicks"),
+    ]

@@ -11,16 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
 from segkit.evaluation import (
     EvaluationSettings,
+    OracleProtocol,
     Resampling,
     RobustnessPlan,
     Scoring,
     evaluate,
 )
+from segkit.models import build
 from segkit.models.files import load_adapter, save_adapter
+from segkit.models.info import ModelInfo
 
 PLAN = RobustnessPlan(cases=1, jitter=(0.0, 0.2), clicks=(1, 2))
 SCORING = Scoring(resampling=Resampling(resamples=200))
@@ -48,6 +52,33 @@ def test_files_of_the_contract(automatic: Path) -> None:
     assert names >= {"distributions", "example_best", "example_worst", "learning_curves"}
     for path in (automatic / "figures").iterdir():
         assert np.asarray(Image.open(path)).std() > 1, path.name
+
+
+def test_clicks_into_volumes_are_in_all_files(data_root: Path, tmp_path: Path) -> None:
+    segmenter = build.sam3d_tiny()
+    spec = InputSpec(channels="repeat", patch=(8, 28, 20))
+    info = ModelInfo.of(segmenter, labels={1: "front", 2: "back"}, input=spec)
+    save_adapter(tmp_path / "adapter.safetensors", segmenter, info)
+    plan = RobustnessPlan(cases=1, jitter=(0.0,), clicks=(1, 2))
+    protocol = OracleProtocol("clicks", counts=(1, 2))
+    settings = replace(QUICK, robustness=plan, protocol=protocol, limit=5)
+    found = evaluate(tmp_path, data_root, settings=settings)
+    folder = tmp_path / "eval" / "test"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["rows"]) == ["adapted", "adapted_2_clicks"]
+    assert summary["rows"]["adapted_2_clicks"]["mean"]["dice"]["ci95"][0] is not None
+    # the last case has no target: nothing is clicked, and nothing found
+    clicks = summary["interactions"]["adapted"]
+    assert (clicks["objects"], clicks["clicks_allowed"], clicks["seed"]) == (8, 2, 0)
+    assert set(clicks["clicks_to_dice"]) == {"0.8", "0.85", "0.9"}
+    assert found.table.of("adapted")[-1].metrics.flags == ("both_empty",)
+    lines = list(csv.DictReader((folder / "clicks.csv").open()))
+    assert {line["number"] for line in lines} == {"1", "2"}
+    assert {line["case"] for line in lines} <= {f"case_{n:03d}" for n in range(7, 11)}
+    page = (folder / "report.html").read_text()
+    assert "Clicks in volumes" in page
+    assert "Adapted, 2 clicks" in page
+    assert summary["robustness"]["clicks"]["x"] == [1, 2]
 
 
 def test_summary_follows_the_contract(automatic: Path) -> None:
