@@ -150,9 +150,7 @@ def _weights(name: str) -> dict[str, Any]:
         }
     kind = BUILDERS[name].weights
     facts |= {"weights": kind, "licence": "Apache-2.0" if kind == "package" else None}
-    lifted = getattr(
-        BUILDERS[name].sizes, "sam", None
-    )  # a volumetric lift has the weights of its SAM
+    lifted = getattr(BUILDERS[name].sizes, "sam", None)  # a lift has the weights of its SAM
     stem = name if lifted is None else lifted.name
     path = Path(str(files("segkit"))) / "weights" / f"{stem}.safetensors"
     if kind == "package" and path.is_file():
