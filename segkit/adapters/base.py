@@ -25,6 +25,15 @@ class Adapter(nn.Module):
         super().__init__()
         self.spec = spec
 
+    @property
+    def untouched(self) -> int:
+        """Leading blocks that see only frozen tokens; what they compute can be kept.
+
+        The output of the last of them may be edited, by `after`. An adapter that edits weights, or
+        does not say, touches the first block.
+        """
+        return len(self.spec.blocks) if type(self) is Adapter else 0
+
     def attach(self, encoder: nn.Module) -> None:
         """Bind to the frozen encoder; only weight edits (LoRA) need it."""
 

@@ -23,7 +23,8 @@ class DepthwiseDilated(Adapter):
     initialisation); the topology is an option, where the released ablation changes it together with
     the rates.
 
-    `blocks` adapts only the first so many blocks (the paper: 6 of 12); None means all.
+    `blocks` adapts only so many blocks (the paper: the first 6 of 12); None means all. They begin
+    at block `start`: what the frozen blocks up to there compute can be kept in training.
 
     Example:
         >>> backbone = SamBackbone.tiny(partial(DepthwiseDilated, blocks=2, rates=(1, 2)))
@@ -36,21 +37,30 @@ class DepthwiseDilated(Adapter):
         spec: BackboneSpec,
         *,
         blocks: int | None = None,
+        start: int = 0,
         rates: Sequence[int] = (1, 3),
         topology: Topology = "parallel",
         compat: Compat | None = None,
     ) -> None:
         super().__init__(spec)
         require_compat(compat)
-        self.blocks = _count(blocks, len(spec.blocks))
+        if not 0 <= start < len(spec.blocks):
+            raise ValueError(f"start must be 0 to {len(spec.blocks) - 1}, got {start}")
+        self.start, self.blocks = start, _count(blocks, len(spec.blocks) - start)
         self.layers = nn.ModuleList(
             DilatedBottleneck(block.dim_out, rates, topology, starts_at_zero=compat is None)
-            for block in spec.blocks[: self.blocks]
+            for block in spec.blocks[start : start + self.blocks]
         )
+
+    @property
+    @override
+    def untouched(self) -> int:
+        return self.start + 1
 
     @override
     def after(self, index: int, tokens: Tokens, state: object) -> Tokens:
-        return self.layers[index](tokens) if index < self.blocks else tokens
+        place = index - self.start
+        return self.layers[place](tokens) if 0 <= place < self.blocks else tokens
 
 
 class DilatedBottleneck(nn.Module):

@@ -48,6 +48,11 @@ class Spatial(Adapter):
             SpatialBottleneck(width, max(1, int(width * ratio)), compat=compat) for width in widths
         )
 
+    @property
+    @override
+    def untouched(self) -> int:
+        return 0 if self.site == "before" else 1
+
     @override
     def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> int:
         return grid.depth

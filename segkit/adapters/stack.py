@@ -30,6 +30,12 @@ class Stack(Adapter):
         super().__init__(spec)
         self.members = nn.ModuleList(make(spec) for make in adapters)
 
+    @property
+    @override
+    def untouched(self) -> int:
+        least = len(self.spec.blocks)
+        return min((member.untouched for member in self.members), default=least)
+
     @override
     def attach(self, encoder: nn.Module) -> None:
         for member in self.members:

@@ -2,13 +2,17 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from segkit.typing import BackboneSpec, Features, Grid, Image
+
+Stem = tuple[Tensor, ...]
+
+_VARYING = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
 
 
 class Backbone(nn.Module):
@@ -24,6 +28,8 @@ class Backbone(nn.Module):
     adapter: Any  # a module with the methods of segkit.adapters.Adapter
     spec: BackboneSpec
     sha256: str = ""
+    has_stem: ClassVar[bool] = False
+    """Whether `stem` is offered."""
 
     def __init__(
         self,
@@ -51,7 +57,10 @@ class Backbone(nn.Module):
 
     @abstractmethod
     def forward(self, image: Image, grid: Grid) -> Features:
-        """Encode images with values in [0, 1]."""
+        """Encode images with values in [0, 1].
+
+        Where `has_stem`, a third argument takes what `stem` gave for these images.
+        """
 
     @override
     def train(self, mode: bool = True) -> Self:
@@ -59,6 +68,30 @@ class Backbone(nn.Module):
         if not self.trainable:
             self.encoder.eval()
         return self
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the same image gives the same features for as long as training lasts."""
+        if not self.has_stem:
+            return False
+        parts = (self.encoder, self.adapter)
+        is_trained = any(weight.requires_grad for part in parts for weight in part.parameters())
+        varies = any(module.training and isinstance(module, _VARYING) for module in self.modules())
+        return not is_trained and not varies
+
+    @property
+    def frozen_blocks(self) -> int:
+        """Leading blocks whose output no training changes; all of them if `is_fixed`."""
+        if self.is_fixed:
+            return len(self.spec.blocks)
+        return 0 if self.trainable or not self.has_stem else int(self.adapter.untouched)
+
+    def stem(self, image: Image, grid: Grid) -> Stem:
+        """What no training changes, for `forward`: features, or tokens on the way to them.
+
+        Each tensor has one row per image. Only where `has_stem`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no stem to keep")
 
     @property
     def trained_parts(self) -> dict[str, nn.Module]:

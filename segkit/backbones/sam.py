@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from segkit.backbones.base import Backbone
+from segkit.backbones.base import Backbone, Stem
 from segkit.backbones.sam_modules import TINY, SamModules, SamSizes
 from segkit.kernels.attention import grid_attention
 from segkit.typing import BackboneSpec, BlockSpec, Features, Grid, Image, Tokens
@@ -27,6 +27,7 @@ from segkit.typing import BackboneSpec, BlockSpec, Features, Grid, Image, Tokens
 AttentionPath = Literal["sdpa", "eager"]
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+_STRETCH = 1024
 
 
 def sam_spec(sizes: SamSizes) -> BackboneSpec:
@@ -62,6 +63,7 @@ class SamBackbone(Backbone):
         torch.Size([2, 32, 8, 8])
     """
 
+    has_stem = True
     encoder: ImageEncoderViT
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -100,16 +102,37 @@ class SamBackbone(Backbone):
         return cls(encoder, TINY, adapter)
 
     @override
-    def forward(self, image: Image, grid: Grid) -> Features:
+    def forward(self, image: Image, grid: Grid, stem: Stem | None = None) -> Features:
         self._check(image, grid)
+        if stem is not None and self.is_fixed:
+            return Features(stem, grid)
         image = self.normalise(image)
         tokens = self.encoder.patch_embed(image)
         state = self.adapter.prepare(image, tokens, grid)
-        if (positions := self.encoder.pos_embed) is not None:
-            tokens = tokens + _resized(positions, tokens.shape[1:3])
-        for index in range(len(self.encoder.blocks)):
+        done = 0 if stem is None else self.frozen_blocks
+        if stem is None:
+            tokens = self._placed(tokens)
+        else:
+            tokens = self.adapter.after(done - 1, stem[0], state) if done else stem[0]
+        for index in range(done, len(self.encoder.blocks)):
             tokens = self._step(index, tokens, state)
         return Features((self.encoder.neck(tokens.permute(0, 3, 1, 2)),), grid)
+
+    @override
+    @torch.no_grad()
+    def stem(self, image: Image, grid: Grid) -> Stem:
+        if self.is_fixed:
+            return self(image, grid).levels
+        self._check(image, grid)
+        tokens = self._placed(self.encoder.patch_embed(self.normalise(image)))
+        for index in range(self.frozen_blocks):
+            tokens = self.block(self.encoder.blocks[index], tokens)
+        return (tokens,)
+
+    def _placed(self, tokens: Tokens) -> Tokens:
+        if (positions := self.encoder.pos_embed) is None:
+            return tokens
+        return tokens + _resized(positions, tokens.shape[1:3])
 
     def normalise(self, image: Image) -> Image:
         """Bring values in [0, 1] to the mean and spread SAM was trained with."""
@@ -147,19 +170,53 @@ def _upstream_block(block: Block, tokens: Tokens) -> Tokens:
 def _fused_block(block: Block, tokens: Tokens) -> Tokens:
     """Compute what upstream's block computes, with fused attention."""
     x = block.norm1(tokens)
-    if block.window_size > 0:
+    side, attn = block.window_size, block.attn
+    if side == 0:
+        x = attn.proj(_attend(attn, attn.qkv(x)))
+    elif type(attn.qkv) is nn.Linear:
         size = x.shape[1:3]
-        x, padded = window_partition(x, block.window_size)
-        x = window_unpartition(_attend(block.attn, x), block.window_size, padded, size)
-    else:
-        x = _attend(block.attn, x)
-    tokens = tokens + x
-    return tokens + block.mlp(block.norm2(tokens))
+        windows, padded = window_partition(_padded(attn.qkv(x), side, attn.qkv.bias), side)
+        x = attn.proj(window_unpartition(_attend(attn, windows), side, padded, size))
+    else:  # an edited layer may look at whole windows
+        size = x.shape[1:3]
+        windows, padded = window_partition(x, side)
+        x = attn.proj(_attend(attn, attn.qkv(windows)))
+        x = window_unpartition(x, side, padded, size)
+    return _with_mlp(block, tokens + x)
 
 
-def _attend(attn: Attention, x: Tokens) -> Tokens:
-    n, h, w, dim = x.shape
-    qkv = attn.qkv(x).view(n, h * w, 3, attn.num_heads, dim // attn.num_heads)
+def _padded(
+    qkv: Float[Tensor, "n rows cols width"], side: int, bias: Float[Tensor, " width"] | None
+) -> Float[Tensor, "n h w width"]:
+    """Pad to whole windows with what the layer makes of zeros, its bias.
+
+    Upstream pads before the layer; padding is attended to, but need not be computed.
+    """
+    n, rows, cols, width = qkv.shape
+    more = (-rows % side, -cols % side)
+    if bias is None or more == (0, 0):
+        return F.pad(qkv, (0, 0, 0, more[1], 0, more[0]))
+    right = bias.to(qkv).expand(n, rows, more[1], width)
+    below = bias.to(qkv).expand(n, more[0], cols + more[1], width)
+    return torch.cat([torch.cat([qkv, right], dim=2), below], dim=1)
+
+
+def _with_mlp(block: Block, tokens: Tokens) -> Tokens:
+    weights = (tokens, *block.parameters())
+    if tokens.is_cuda or (torch.is_grad_enabled() and any(x.requires_grad for x in weights)):
+        return tokens + block.mlp(block.norm2(tokens))
+    # a stretch at a time: the hidden layer is four times as wide as the tokens
+    flat = tokens.flatten(0, 2)
+    out = torch.empty_like(flat)
+    for start in range(0, len(flat), _STRETCH):
+        some = flat[start : start + _STRETCH]
+        torch.add(some, block.mlp(block.norm2(some)), out=out[start : start + _STRETCH])
+    return out.view_as(tokens)
+
+
+def _attend(attn: Attention, qkv: Float[Tensor, "n h w width"]) -> Tokens:
+    n, h, w, _ = qkv.shape
+    qkv = qkv.reshape(n, h * w, 3, attn.num_heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [n heads tokens channels]
     if attn.use_rel_pos:
         rows = get_rel_pos(h, h, attn.rel_pos_h).to(q)
@@ -167,7 +224,7 @@ def _attend(attn: Attention, x: Tokens) -> Tokens:
         x = grid_attention(q, k, v, (rows, cols))
     else:
         x = F.scaled_dot_product_attention(q, k, v)
-    return attn.proj(x.transpose(1, 2).reshape(n, h, w, dim))
+    return x.transpose(1, 2).reshape(n, h, w, -1)
 
 
 def _resized(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from segkit.backbones.base import Backbone
+from segkit.backbones.base import Backbone, Stem
 from segkit.backbones.sam2_modules import SAM2_TEST, Sam2ImageEncoder, Sam2MaskHead, Sam2Sizes
 from segkit.typing import BackboneSpec, BlockSpec, Features, Grid, Image, Maps, Tokens
 
@@ -57,6 +57,7 @@ class Sam2Backbone(Backbone):
         [(2, 4, 16, 24), (2, 8, 8, 12), (2, 32, 4, 6)]
     """
 
+    has_stem = True
     encoder: Sam2ImageEncoder
     high_res: Any
     pixel_mean: Tensor
@@ -92,7 +93,23 @@ class Sam2Backbone(Backbone):
         return cls(encoder, (head.conv_s0, head.conv_s1), SAM2_TEST, adapter)
 
     @override
-    def forward(self, image: Image, grid: Grid) -> Features:
+    def forward(self, image: Image, grid: Grid, stem: Stem | None = None) -> Features:
+        # the layers of the fine levels belong to the decoder and may be trained
+        fine, middle, coarse = self._levels(image, grid) if stem is None else stem
+        return Features((self.high_res[0](fine), self.high_res[1](middle), coarse), grid)
+
+    @override
+    @torch.no_grad()
+    def stem(self, image: Image, grid: Grid) -> Stem:
+        return self._levels(image, grid)
+
+    @property
+    @override
+    def frozen_blocks(self) -> int:
+        # what early stages pass on to the neck is not kept: all blocks or none
+        return len(self.spec.blocks) if self.is_fixed else 0
+
+    def _levels(self, image: Image, grid: Grid) -> Stem:
         self._check(image, grid)
         image = self.normalise(image)
         trunk = self.encoder.trunk
@@ -105,7 +122,7 @@ class Sam2Backbone(Backbone):
             if index in trunk.stage_ends:
                 stages.append(tokens.permute(0, 3, 1, 2))
         fine, middle, coarse = self.encoder.neck(stages)
-        return Features((self.high_res[0](fine), self.high_res[1](middle), coarse), grid)
+        return fine, middle, coarse
 
     def normalise(self, image: Image) -> Image:
         """Bring values in [0, 1] to the mean and spread SAM 2 was trained with."""

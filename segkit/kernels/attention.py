@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkit.kernels.cpu_attention import tiled
 from segkit.kernels.dispatch import Impl, relative_error, sample, use_triton
 
 if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
@@ -92,6 +93,9 @@ def grid_attention(
     if impl == "reference":
         return reference(q, k, v, tables)
     if not use_triton(impl, q, k, v, *tables, check=self_check, obstacle=obstacle):
+        learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, *tables))
+        if q.device.type == "cpu" and not learns:
+            return tiled(q, k, v, _biases(q, tables))
         return widened(q, k, v, tables)
     from segkit.kernels.triton.attention import grid_attention as fused
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
-from segkit.backbones.base import Backbone
+from segkit.backbones.base import Backbone, Stem
 from segkit.backbones.checkpoints import KeyReport
 from segkit.decoders.base import Decoder
 from segkit.decoders.inr import InrDecoder, MaskField
@@ -91,11 +91,14 @@ class Segmenter(nn.Module):
     ) -> MaskPrediction:
         return self.decode(self.encode(image, grid), prompts)
 
-    def encode(self, image: Image, grid: Grid | None = None) -> Features:
+    def encode(
+        self, image: Image, grid: Grid | None = None, *, stem: Stem | None = None
+    ) -> Features:
         """Encode images with values in [0, 1]; the expensive, cacheable half.
 
         Slices of volumes are folded into the batch axis and described by `grid`; without it every
-        image stands alone.
+        image stands alone. `stem` is what `backbone.stem` gave for them: the part that no training
+        changes.
 
         Raises:
             InputError: Height or width is no multiple of the patch size, or does not fit the grid.
@@ -115,7 +118,8 @@ class Segmenter(nn.Module):
                 f"{tuple(image.shape)}",
                 fix="fold whole volumes into the batch: n = volumes * depth",
             )
-        return self.backbone(image, grid)
+        given = () if stem is None else (stem,)
+        return self.decoder.settle(self.backbone(image, grid, *given))
 
     def decode(
         self,

@@ -41,13 +41,18 @@ def test_eager_equals_upstream_bit_for_bit(encoder: ImageEncoderViT) -> None:
     torch.testing.assert_close(level, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("is_trained", [True, False])
 @pytest.mark.parametrize("rel_pos", [True, False])
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (8, 120), (128, 128)])
-def test_fused_attention_equals_eager(rel_pos: bool, size: tuple[int, int]) -> None:
+def test_fused_attention_equals_eager(
+    rel_pos: bool, size: tuple[int, int], is_trained: bool
+) -> None:
     sizes = dataclasses.replace(TINY, rel_pos=rel_pos)
     encoder = random_encoder(sizes)
     fused, eager = (
-        SamBackbone(encoder, sizes, Adapter, attention=path)(images(2, *size), grid(*size))
+        SamBackbone(encoder, sizes, Adapter, attention=path, trainable=is_trained)(
+            images(2, *size), grid(*size)
+        )
         for path in ("sdpa", "eager")
     )
     assert fused.levels[0].shape == (2, 32, size[0] // 8, size[1] // 8)
