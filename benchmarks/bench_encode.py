@@ -1,62 +1,122 @@
-"""Encoders and clicks on the CPU: our loop against the official package, in one run.
+"""Rows C3 and C4: the image encoder on the CPU, time and memory, against the official package.
 
-Run: python -m benchmarks.bench_encode [--full]   (--full adds ViT-B at 1024 x 1024)
+Run: python -m benchmarks.bench_encode [--full]
+`--full` takes ViT-B at 1024 x 1024 (about two minutes on two cores); without it the sizes are
+smaller and the rows go by other names. Memory is the peak of a fresh process over what it held
+before the call.
 """
 
 import argparse
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
 
 import torch
 
-from benchmarks import table
-from benchmarks.timing import measure
+from benchmarks import peers, table
+from benchmarks.peaks import peak_mib
+from benchmarks.rows import Row, gate, raw_samples
+from benchmarks.timing import contest
 from segkit.adapters.base import Adapter
 from segkit.backbones.sam import SamBackbone
-from segkit.backbones.sam_modules import NANO, VIT_B, SamModules, SamSizes
-from segkit.models import build
-from segkit.typing import Grid, Prompts
+from segkit.backbones.sam_modules import NANO, VIT_B, SamSizes
+from segkit.typing import Grid
+
+SIZES = {sizes.name: sizes for sizes in (NANO, VIT_B)}
+WAYS = ("segkit", "peer")
 
 
-def encoders(sizes: SamSizes, side: int, seconds: float) -> Iterator[dict[str, object]]:
-    """Official eager encoder, our loop eager, our loop with fused attention."""
-    modules = SamModules(sizes).eval()
-    image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    grid = Grid((1, side, side))
-    official = measure(lambda: modules.image_encoder(image), seconds=seconds)
-    yield _row(f"{sizes.name} encode {side}", "official eager", official.median_ms, 1.0)
-    for attention in ("eager", "sdpa"):
-        backbone = SamBackbone(modules.image_encoder, sizes, Adapter, attention=attention).eval()
-        ours = measure(lambda backbone=backbone: backbone(image, grid), seconds=seconds)
-        ratio = official.median_ms / ours.median_ms
-        yield _row(f"{sizes.name} encode {side}", f"segkit {attention}", ours.median_ms, ratio)
+class Encoders:
+    """Both encoders on the same random weights, and one image."""
+
+    def __init__(self, sizes: SamSizes, side: int) -> None:
+        self.sam = peers.official_sam(sizes)
+        self.backbone = SamBackbone(self.sam.image_encoder, sizes, Adapter).eval()
+        self.image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        self.grid = Grid((1, side, side))
+
+    def peer(self) -> torch.Tensor:
+        """What `SamPredictor.set_image` runs."""
+        return self.sam.image_encoder(self.backbone.normalise(self.image))
+
+    def segkit(self) -> torch.Tensor:
+        """Our loop over the same modules."""
+        return self.backbone(self.image, self.grid).levels[0]
 
 
-def clicks(seconds: float) -> Iterator[dict[str, object]]:
-    """First and further click of `nano` at its own size."""
-    segmenter = build.nano().eval()
-    image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    click = Prompts(torch.tensor([[[0.0, 100.0, 120.0]]]), torch.tensor([[1]]))
-    features = segmenter.encode(image)
-    first = measure(lambda: segmenter.decode(segmenter.encode(image), click), seconds=seconds)
-    further = measure(lambda: segmenter.decode(features, click), seconds=seconds)
-    yield _row("nano encode + click 256", "segkit sdpa", first.median_ms, None)
-    yield _row("nano further click 256", "segkit sdpa", further.median_ms, None)
+def measured(sizes: SamSizes, side: int, rounds: int) -> tuple[dict[str, list[float]], float]:
+    """Seconds of processor time of both, in turns, and the difference of what they return."""
+    both = Encoders(sizes, side)
+    made: dict[str, torch.Tensor] = {}
+
+    def run(way: str) -> None:
+        made[way] = getattr(both, way)()
+
+    times = contest({way: partial(run, way) for way in WAYS}, rounds=rounds, warm_up=False)
+    error = gate([made["peer"]], [made["segkit"]], name="encoder")
+    return {way: [ms / 1e3 for ms in times[way].samples_ms] for way in WAYS}, error
 
 
-def _row(what: str, who: str, median_ms: float, ratio: float | None) -> dict[str, object]:
-    return {"case": what, "implementation": who, "median ms": median_ms, "times faster": ratio}
+def alone(sizes: SamSizes, side: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Peak memory over the weights and seconds of each, in a process of its own."""
+    peaks, seconds = {}, {}
+    for way in WAYS:
+        words = [sys.executable, "-m", "benchmarks.bench_encode", "--only", sizes.name, way]
+        run = subprocess.run(
+            [*words, str(side)], check=True, capture_output=True, text=True, cwd=Path.cwd()
+        )
+        peaks[way], seconds[way] = json.loads(run.stdout.splitlines()[-1])
+    return peaks, seconds
+
+
+def rows_of(sizes: SamSizes, side: int, *, is_full: bool) -> list[Row]:
+    """Rows C3 and C4 where they are complete, else the same at a smaller size."""
+    peaks, seconds = alone(sizes, side)
+    times, error = measured(sizes, side, 1 if is_full else 3)
+    samples = {way: [seconds[way], *times[way]] for way in WAYS}
+    case, kind = f"{sizes.name} encode, {side} x {side}", "" if is_full else " small"
+    peer = f"{peers.OFFICIAL_SAM}, eager"
+    return [
+        Row(
+            f"C3{kind}", case, min(samples["segkit"]), min(samples["peer"]), "s CPU",
+            0.75 if is_full else None, peer, error, raw=samples,
+        ),
+        Row(
+            f"C4{kind}", f"{case}, peak over the weights", peaks["segkit"], peaks["peer"], "MiB",
+            0.35 if is_full else None, peer, error,
+        ),
+    ]  # fmt: skip
 
 
 @torch.inference_mode()
 def main() -> None:
     """Measure and write `results/encode.*`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full", action="store_true", help="also ViT-B at 1024 x 1024")
+    parser.add_argument("--full", action="store_true", help="ViT-B at 1024 x 1024")
+    parser.add_argument("--only", nargs=3, metavar=("SIZES", "WAY", "SIDE"))
     args = parser.parse_args()
-    rows = [*encoders(NANO, 256, 3.0), *clicks(3.0), *encoders(VIT_B, 512, 10.0)]
-    if args.full:
-        rows += encoders(VIT_B, 1024, 30.0)
-    print(table.write("encode", "Encoding and clicking on the CPU", rows).read_text())
+    if args.only:
+        name, way, side = args.only
+        both = Encoders(SIZES[name], int(side))
+        start = time.process_time()
+        peak = peak_mib(getattr(both, way))
+        print(json.dumps([peak, time.process_time() - start]))
+        return
+    rows = rows_of(VIT_B, 1024 if args.full else 512, is_full=args.full)
+    times, error = measured(NANO, 256, 9)
+    rows.append(
+        Row(
+            "nano", "nano encode, 256 x 256", min(times["segkit"]), min(times["peer"]), "s CPU",
+            None, f"{peers.OFFICIAL_SAM} modules, eager", error, raw=times,
+        )
+    )  # fmt: skip
+    notes = "Least processor time of interleaved runs, all threads together. Random weights."
+    cells = [row.cells() for row in rows]
+    title = "Image encoders on the CPU"
+    print(table.write("encode", title, cells, notes=notes, raw=raw_samples(rows)).read_text())
 
 
 if __name__ == "__main__":

@@ -55,6 +55,9 @@ def train_config(cfg: DictConfig, run_path: str | Path) -> FitResult:
         labels=data.labels,
         seed=cfg.seed,
     )
+    module.stems = instantiate(cfg.feature_cache, _convert_="all").open(
+        segmenter, images_recur=data.images_recur, is_supported=module.reads_stems
+    )
     return fit(
         module,
         data,

@@ -49,7 +49,9 @@ class SliceSamples:
             InputError: The cache is damaged and the case cannot be read again.
         """
         if isinstance(key, Draw):
-            return self.read(key.index, derive_seed(self._seed, key.epoch, key.index))
+            variants = 0 if self._augmentation is None else self._augmentation.spec.variants
+            form = key.epoch % variants if variants else key.epoch
+            return self.read(key.index, derive_seed(self._seed, form, key.index))
         return self.read(key)
 
     def foreground(self, case: int, number: int) -> int:

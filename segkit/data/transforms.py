@@ -44,6 +44,9 @@ class AugmentSpec:
     plus/minus, `noise_std` and `blur_sigma_px` upper limits, `bias` the largest exponent of a
     smooth field (e ** bias). `colour` varies saturation and the balance of the channels of colour
     images. A value of 0 turns a change off.
+
+    With `variants` each slice recurs in so many random forms instead of a new one in each epoch:
+    what frozen blocks compute of them can then be kept.
     """
 
     flip_rows: bool = False
@@ -60,6 +63,7 @@ class AugmentSpec:
     blur_sigma_px: float = 1.0
     bias: float = 0.3
     colour: float = 0.2
+    variants: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.gamma[0] <= self.gamma[1]:

@@ -13,6 +13,7 @@ from segkit.lightning.keeper import InterruptedRunError, RunKeeper
 from segkit.lightning.optimizer import OptimizerPlan
 from segkit.lightning.run_folder import RunFolder
 from segkit.lightning.seeding import is_first_process, seed_all
+from segkit.lightning.stems import StemCache, StemCacheSpec
 from segkit.lightning.supervised import SupervisedModule
 from segkit.lightning.training import FitResult, fit
 from segkit.lightning.video import Following, VideoModule
@@ -34,6 +35,8 @@ __all__ = [
     "RunKeeper",
     "SegmentationData",
     "SegmentationModule",
+    "StemCache",
+    "StemCacheSpec",
     "SupervisedModule",
     "VideoModule",
     "WeightAverage",

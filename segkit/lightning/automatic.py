@@ -21,6 +21,8 @@ class AutomaticModule(SegmentationModule):
     the classes exclude each other (`DiceCE`).
     """
 
+    reads_stems = True
+
     def __init__(
         self,
         segmenter: Segmenter,
@@ -48,7 +50,7 @@ class AutomaticModule(SegmentationModule):
 
     @override
     def predict_batch(self, batch: ImageBatch, generator: torch.Generator) -> BatchPrediction:
-        prediction = self.segmenter.decode(self.segmenter.encode(batch.image, batch.grid))
+        prediction = self.segmenter.decode(self.encode(batch))
         target = batch.mask
         if self.as_masks:
             values = torch.arange(1, len(self.labels) + 1, device=target.device)

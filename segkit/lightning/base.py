@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,10 +20,11 @@ from segkit.data.batches import ImageBatch
 from segkit.errors import CheckpointError
 from segkit.lightning.finite import FiniteGuard
 from segkit.lightning.optimizer import OptimizerPlan, trainable_parameters
+from segkit.lightning.stems import StemCache
 from segkit.lightning.tally import CaseTally
 from segkit.losses import iou_head_loss
 from segkit.models.segmenter import Segmenter, upsample
-from segkit.typing import Maps, MaskPrediction
+from segkit.typing import Features, Maps, MaskPrediction
 
 _REFINED_FROM_EPOCH = 5
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -53,6 +54,9 @@ class SegmentationModule(LightningModule):
     predicted IoU; `guard` decides about steps that are not finite.
     """
 
+    reads_stems: ClassVar[bool] = False
+    """Whether a batch is encoded image by image with `encode`, so that frozen parts can be kept."""
+
     strict_loading = False  # checkpoints hold the trained part only; it is checked on its own
 
     def __init__(
@@ -72,7 +76,14 @@ class SegmentationModule(LightningModule):
         self.labels = dict(labels or {1: "object"})
         self.iou_weight, self.guard = iou_weight, guard or FiniteGuard()
         self.tally = CaseTally(len(self.labels))
+        self.stems: StemCache | None = None
         self._is_skipped = False
+
+    def encode(self, batch: ImageBatch) -> Features:
+        """Encode the images of a batch, by what is kept of their frozen part."""
+        if self.stems is None or (self.training and not self.stems.in_training):
+            return self.segmenter.encode(batch.image, batch.grid)
+        return self.stems.encode(self.segmenter, batch.image, batch.grid)
 
     @abstractmethod
     def predict_batch(self, batch: ImageBatch, generator: torch.Generator) -> BatchPrediction:

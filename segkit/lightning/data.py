@@ -103,6 +103,12 @@ class SegmentationData(LightningDataModule):
         return self.slices.model_input
 
     @property
+    def images_recur(self) -> bool:
+        """Whether training shows the same pixels in every epoch."""
+        change = getattr(self.slices, "augment", False)
+        return change is None or bool(getattr(change, "variants", 0))
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the contents of all training and validation cases."""
         if not self._fingerprint:

@@ -55,6 +55,8 @@ class InteractiveModule(SegmentationModule):
     without an object contribute nothing.
     """
 
+    reads_stems = True
+
     def __init__(
         self,
         segmenter: Segmenter,
@@ -89,9 +91,7 @@ class InteractiveModule(SegmentationModule):
         values = objects.values.clamp(max=1) if self.interaction.instances else objects.values
         rounds: tuple[MaskPrediction, ...] = ()
         if len(objects.masks):
-            rounds = self._converse(
-                self.segmenter.encode(batch.image, batch.grid), objects, generator
-            )
+            rounds = self._converse(self.encode(batch), objects, generator)
         target = objects.masks[:, None].float()
         return BatchPrediction(rounds, target, objects.image_index, values)
 

@@ -1,0 +1,102 @@
+"""Rows C10 and C11: what an adapter file weighs, how fast it loads, and what an import costs.
+
+Run: python -m benchmarks.bench_startup
+Every figure comes from fresh processes. The peer of the adapter file is the whole model, as the
+authors' training loops save it (`torch.save(model.state_dict())`).
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks import table
+from benchmarks.rows import Row, raw_samples
+from benchmarks.timing import contest
+from segkit.adapters import DepthwiseDilated
+from segkit.backbones.safetensors_file import read_safetensors
+from segkit.data.preprocess import InputSpec
+from segkit.models import ModelInfo, build, save_adapter
+
+IMPORTS = {
+    "segkit": "import segkit",
+    "segkit with torch": "import segkit; segkit.Segmenter",
+    "segkit.models.build": "import segkit.models.build",
+}
+PEER = "import monai.transforms"
+ROUNDS = 3
+
+
+def imports() -> list[Row]:
+    """Processor time of importing, in fresh processes in turns."""
+    samples: dict[str, list[float]] = {name: [] for name in (*IMPORTS, "monai")}
+    for _ in range(ROUNDS):
+        for name, words in {**IMPORTS, "monai": PEER}.items():
+            samples[name].append(_seconds(words))
+    peer, limits = min(samples["monai"]), {"segkit": 0.5, "segkit with torch": 2.0}
+    rows = []
+    for name in IMPORTS:
+        limit = limits.get(name)
+        spent = min(samples[name])
+        note = "" if limit is None else f"allowed {limit:g} s: {'kept' if spent <= limit else 'no'}"
+        raw = {"segkit": samples[name], "peer": samples["monai"]}
+        rows.append(Row("C11", f"`{IMPORTS[name]}`", spent, peer, "s CPU", None, f"`{PEER}`",
+                        note=note, raw=raw))  # fmt: skip
+    return rows
+
+
+def _seconds(words: str) -> float:
+    code = f"import time; s = time.process_time(); {words}; print(time.process_time() - s)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(run.stdout.split()[-1])
+
+
+def files(folder: Path) -> list[Row]:
+    """Size and loading time of DD-SAM2's adapters on SAM 2.1 tiny (the first six blocks)."""
+    make = partial(
+        build.sam2_tiny,
+        checkpoint="random",
+        adapter=partial(DepthwiseDilated, blocks=6, compat="authors"),
+    )
+    model = make()
+    ours, theirs = folder / "adapter.safetensors", folder / "model.pt"
+    save_adapter(ours, model, ModelInfo.of(model, labels={1: "object"}, input=InputSpec()))
+    torch.save(model.state_dict(), theirs)
+
+    def read_all() -> None:
+        model.load_state_dict(torch.load(theirs, weights_only=True))
+
+    def read_ours() -> None:
+        with ours.open("rb") as file:
+            model.load_trainable_state(read_safetensors(file, ours)[0])
+
+    times = contest({"segkit": read_ours, "peer": read_all}, rounds=5)
+    sizes = [path.stat().st_size / 2**20 for path in (ours, theirs)]
+    parts = sum(one.numel() for one in model.trainable_state().values()) / 1e6
+    note = f"float32; {parts:.1f} M trained parameters, the mask decoder among them"
+    return [
+        Row("C10", "adapter file, bytes", sizes[0], sizes[1], "MiB", 1 / 15,
+            "state of the whole model", note=note),
+        Row("C10", "adapter file, read into the model", times["segkit"].least_ms,
+            times["peer"].least_ms, "ms CPU", 0.1, "state of the whole model",
+            raw={way: times[way].samples_ms for way in times}),
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Measure and write `results/startup.*`."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [*files(Path(folder)), *imports()]
+    notes = f"Least of {ROUNDS} or more runs. The whole took {time.perf_counter() - started:.0f} s."
+    cells = [row.cells() for row in rows]
+    title = "Files and imports"
+    print(table.write("startup", title, cells, notes=notes, raw=raw_samples(rows)).read_text())
+
+
+if __name__ == "__main__":
+    main()
