@@ -2,7 +2,6 @@
 
 Run: python -m benchmarks.bench_serve                      latency, 512 x 512 x 300
      python -m benchmarks.bench_serve --only leak          10,000 interleaved requests, 16 clients
-     python -m benchmarks.bench_serve --only learn         learning from corrections
 """
 
 import argparse
@@ -22,9 +21,9 @@ import numpy as np
 from benchmarks import table
 from segkit.client import RemotePredictor
 from segkit.client.codec import decode
-from segkit.data.phantom.volume import phantom_volume
 
 SHAPE, SPACING_MM = (300, 512, 512), (2.5, 0.8, 0.8)
+PARTS = 5
 IMAGES, CLICKS, STEPS, THOUGHT_S = 5, 40, 4, 0.8
 NOTES = {
     "latency": "Client and server on the same two cores; `other work` is the share of them that "
@@ -124,26 +123,28 @@ def _load() -> float:
 def leak(requests: int, minutes: float, clients: int = 16) -> dict[str, object]:
     """Interleaved requests of clients whose voxels and masks name them, for `minutes` at most.
 
-    A twentieth of the requests warms the server up before its memory is looked at.
+    In five parts, with clients of their own; memory and handles are looked at between them.
     """
+    done = wrong = 0
+    states: list[dict[str, float]] = []
+    start = time.perf_counter()
     with served("--max-sessions", str(clients)) as (url, pid):
-        first, wrong = _crowd(url, clients, _until(requests // 20 // clients, minutes))
-        before, start = state_of(pid), time.perf_counter()
-        rest = requests - first
-        done, more = _crowd(url, clients, _until(-(-rest // clients), minutes))
-        seconds = time.perf_counter() - start
-        time.sleep(1.0)
-        after = state_of(pid)
+        for _ in range(PARTS):
+            goes_on = _until(-(-requests // PARTS // clients), minutes / PARTS)
+            more, leaks = _crowd(url, clients, goes_on)
+            done, wrong = done + more, wrong + leaks
+            time.sleep(1.0)
+            states.append(state_of(pid))
+    first, last = states[0], states[-1]
     return {
         "case": f"{clients} clients",
-        "requests": first + done,
-        "leaks": wrong + more,
-        "seconds": seconds,
-        "MiB after a twentieth": before["MiB"],
-        "MiB at the end": after["MiB"],
-        "growth %": 100 * (after["MiB"] / before["MiB"] - 1),
-        "handles": f"{before['handles']:.0f} -> {after['handles']:.0f}",
-        "threads": f"{before['threads']:.0f} -> {after['threads']:.0f}",
+        "requests": done,
+        "leaks": wrong,
+        "seconds": time.perf_counter() - start,
+        "MiB after each fifth": ", ".join(f"{one['MiB']:.0f}" for one in states),
+        "growth % from first to last": 100 * (last["MiB"] / first["MiB"] - 1),
+        "handles": f"{first['handles']:.0f} -> {last['handles']:.0f}",
+        "threads": f"{first['threads']:.0f} -> {last['threads']:.0f}",
         "load": _load(),
     }
 
@@ -200,56 +201,16 @@ def state_of(pid: int) -> dict[str, float]:
     }
 
 
-def learning(trials: int = 3) -> list[dict[str, object]]:
-    """Correct two generated volumes, learn with the defaults, measure on slices held out."""
-    rows = []
-    with served() as (url, _):
-        for trial in range(trials):
-            with RemotePredictor(url) as remote:
-                rows.append(_learn(remote, trial))
-    return rows
-
-
-def _learn(remote: RemotePredictor, trial: int) -> dict[str, object]:
-    for number in range(2):
-        # no seed that nano was trained on
-        volume, labels, spacing_mm = phantom_volume((4711, trial, number))
-        remote.open(volume, spacing_mm=spacing_mm).accept(labels > 0)
-    start = time.perf_counter()
-    outcome = remote.learn("nano")
-    seconds = time.perf_counter() - start
-    start = time.perf_counter()
-    remote.choose("nano", 0)
-    return {
-        "case": f"two corrected volumes, trial {trial + 1}",
-        "slices": outcome["slices"],
-        "steps": outcome["steps"],
-        "seconds": seconds,
-        "goal s": 60,
-        "Dice before": outcome["before"],
-        "Dice after": outcome["after"],
-        "taken over": "yes" if outcome["has_helped"] else "no",
-        "roll back s": time.perf_counter() - start,
-        "load": _load(),
-    }
-
-
 def main() -> None:
     """Measure and write `results/serve_*`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    cases = ("latency", "leak", "learn")
+    cases = ("latency", "leak")
     parser.add_argument("--only", choices=cases, default="latency")
     parser.add_argument("--minutes", type=float, default=60.0, help="at most, of leak")
     parser.add_argument("--requests", type=int, default=10_000)
     args = parser.parse_args()
     title = f"segkit serve -m nano on 2-core x86-64 CPU: {args.only}"
-    match args.only:
-        case "latency":
-            rows = latency()
-        case "leak":
-            rows = [leak(args.requests, args.minutes)]
-        case _:
-            rows = learning()
+    rows = latency() if args.only == "latency" else [leak(args.requests, args.minutes)]
     notes = NOTES.get(args.only, "")
     print(table.write(f"serve_{args.only}", title, rows, notes=notes).read_text())
 
