@@ -12,6 +12,8 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	# a client to test against; what it depends on belongs to its server
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps monailabel==0.8.5
 	touch $@
 
 demo: setup
