@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -202,3 +203,21 @@ def test_a_step_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     question = Question("nano", "dilated", {}, classes=2, size=64)
     with pytest.raises(InputError, match=r"1 image\(s\) of 64 pixels failed: exit code -9"):
         measure(question, [1], limit_mib=1e6)
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "key", "value"),
+    [
+        (1000, "trainer.check_val_every_n_epoch", 1),
+        (80, "trainer.val_check_interval", 0.24),  # three validations of 7 s
+        (40, "trainer.val_check_interval", 0.36),  # one
+        (10, "trainer.val_check_interval", 0.09),  # one, though it costs most of the time
+    ],
+)
+def test_validation_leaves_a_short_run_time_to_train(
+    limit_s: float, key: str, value: float
+) -> None:
+    found: Any = SimpleNamespace(slices=1000, looked_at=10, cases={"train": 10})
+    decided = planner._validation(found, 0.1, 100.0, limit_s)
+    assert (decided.key, decided.value) == (key, pytest.approx(value))
+    assert "validation 7 s" in decided.reason
