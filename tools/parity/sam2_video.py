@@ -7,11 +7,12 @@ The official package (commit 2b90b9f; PyPI has it as sam2 1.1.0) is an oracle, n
 """
 
 import argparse
+import json
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -357,15 +358,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs"), help="folder for a weight file")
+    parser.add_argument("--go-on", action="store_true", help="keep the rows that --out has")
     args = parser.parse_args(argv)
     warnings.simplefilter("ignore")
     args.work.mkdir(exist_ok=True)
-    modules, rows = module_rows(args.work), []
+    # minutes on a busy machine: what is done is kept
+    kept = args.out.with_suffix(".json")
+    done = json.loads(kept.read_text()) if args.go_on and kept.exists() else {}
+    modules = done.get("modules") or module_rows(args.work)
+    rows = [Row(**row) for row in done.get("rows", ())]
     for version, cases in (("2.1", (*CASES, *VANISHING)), ("2.0", CASES)):
-        for row in compare(version, args.work, cases):
+        known = {row.case for row in rows if row.version == version}
+        rest = [case for case in cases if case.name not in known]
+        for row in compare(version, args.work, rest) if rest else ():
             rows.append(row)
-            # minutes on a busy machine: what is done is kept
             args.out.write_text(table(rows, modules))
+            kept.write_text(json.dumps({"modules": modules, "rows": [asdict(r) for r in rows]}))
     print(args.out.read_text())
     return 0 if all(row.is_good for row in rows) else 1
 
