@@ -1,6 +1,6 @@
 """Prompts as dynamic queries in a bottleneck shared by groups of blocks (DVPT)."""
 
-import math
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from segkit.adapters.base import Adapter, Compat, require_compat
+from segkit.kernels.prompted import prompted_bottleneck, seen
 from segkit.typing import BackboneSpec, Tokens
-
-Inner = Float[Tensor, "n tokens inner"]
 
 
 class DynamicPrompts(Adapter):
@@ -56,8 +55,8 @@ class DynamicPrompts(Adapter):
 
     @override
     def before(self, index: int, tokens: Tokens, state: object) -> Tokens:
-        flat = tokens.flatten(1, -2)
-        return tokens + self.layers[self.groups[index]](flat).view_as(tokens)
+        layer = cast(GatedBottleneck, self.layers[self.groups[index]])
+        return layer.told(tokens.flatten(1, -2)).view_as(tokens)
 
 
 class GatedBottleneck(nn.Module):
@@ -80,14 +79,15 @@ class GatedBottleneck(nn.Module):
         inner = self.down(tokens)
         inner = inner * torch.sigmoid(1.702 * inner)
         if self.prompts is not None:
-            inner = self._seen(inner, self.prompts)
+            inner = seen(inner, self.prompts)
         return self.gate * self.up(inner)
 
-    def _seen(self, inner: Inner, prompts: Float[Tensor, "prompts inner"]) -> Inner:
-        scale = 1 / math.sqrt(inner.shape[-1])
-        looks = (scale * prompts @ inner.transpose(1, 2)).softmax(-1)  # [n prompts tokens]
-        answers = looks @ inner  # [n prompts inner]
-        return (scale * inner @ answers.transpose(1, 2)).softmax(-1) @ answers
+    def told(self, tokens: Float[Tensor, "n tokens dim"]) -> Float[Tensor, "n tokens dim"]:
+        """Tokens with what is to be added."""
+        if self.prompts is None:
+            return tokens + self(tokens)
+        down, up = ((layer.weight, layer.bias) for layer in (self.down, self.up))
+        return prompted_bottleneck(tokens, down, self.prompts, up, self.gate)
 
 
 def _groups(widths: list[int], share: int) -> tuple[list[int], list[int]]:

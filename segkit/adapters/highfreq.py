@@ -67,7 +67,7 @@ class HighFrequency(Adapter):
 
     @override
     def prepare(self, image: Image, tokens: Tokens, grid: Grid) -> "_Levels":
-        maps = high_pass(image, self._half(image.shape[-2:])).to(tokens.dtype)
+        maps = high_pass(image, self._half(image.shape[-2:]), dtype=tokens.dtype)
         if not self.is_pyramid:
             features = self.patches[0](maps).permute(0, 2, 3, 1)
             embedded = self.embedding[0](self._vectors(tokens))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from segkit.kernels.status import states
 from segkit.models.weights import home_folder
 from segkit.torchvision_compat import DECLARED
 from segkit.version import VERSION
@@ -94,6 +95,7 @@ def as_text(findings: dict[str, Any]) -> str:
         *(f"  {_device_line(device)}" for device in findings["devices"]),
         f"  torchvision: {findings['torchvision']['state']}",
         f"  triton: {findings['triton']['state']}",
+        *(f"    {name}: {state}" for name, state in findings["triton"]["kernels"].items()),
         "",
         "packages",
         *(f"  {name} {found or 'MISSING'}" for name, found in findings["packages"].items()),
@@ -168,13 +170,16 @@ def _torchvision() -> dict[str, Any]:
 def _triton() -> dict[str, Any]:
     version = _version("triton")
     is_usable = version is not None and torch.cuda.is_available()
+    kernels: dict[str, str] = {}
     if is_usable:
-        state = "works"
+        kernels = states(torch.device("cuda"))
+        works = sum(one == "works" for one in kernels.values())
+        state = f"{works} of {len(kernels)} fused kernels work"
     elif torch.cuda.is_available():
         state = "not installed; fused kernels need it: pip install 'segkit[triton]'"
     else:
         state = "not used without a CUDA device; the plain kernels compute the same"
-    return {"version": version, "state": state, "usable": is_usable}
+    return {"version": version, "state": state, "usable": is_usable, "kernels": kernels}
 
 
 def _extra(name: str, packages: list[str]) -> dict[str, Any]:

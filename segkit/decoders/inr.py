@@ -4,13 +4,19 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
 
 from segkit.decoders.base import Decoder, select
-from segkit.decoders.inr_field import CODE, ImplicitField, Samples, coordinate_code, unmasking
+from segkit.decoders.inr_field import (
+    CODE,
+    ImplicitField,
+    Places,
+    Samples,
+    coordinate_code,
+    unmasking,
+)
 from segkit.decoders.sam2_mask import without_memory
 from segkit.decoders.two_way import two_way
 from segkit.typing import BackboneSpec, Features, MaskPrediction, PromptTokens
@@ -59,19 +65,20 @@ class MaskField:
         self,
         points: Float[Tensor, "points axes"],
         code_points: Float[Tensor, "points axes"] | None = None,
-    ) -> Samples:
+    ) -> Samples | Places:
         """What the network reads at positions."""
         places = points if code_points is None else code_points
         flat = -1.0 if self.net.compat else 0.0  # depth of an image
         depth = places[:, :-2] if places.shape[1] == 3 else places.new_full((len(places), 1), flat)
         code = coordinate_code(torch.cat([depth, places[:, -2:]], 1), compat=self.net.compat)
         codes = code * self.weights
-        if self.positions is not None:
-            codes = torch.cat([sampled(self.positions, points)[0], codes], dim=1)
         if self.share is not None:
             points = (points + 1) * points.new_tensor(self.share) - 1
-        features = sampled(self.cells, points)
-        return Samples(features, codes.to(features.dtype))
+        read = Places(self.cells, self.positions, points, codes)
+        if self.net.is_fused(read):
+            return replace(read, codes=codes.to(self.cells.dtype))
+        features = read.features
+        return Samples(features, read.shared.to(features.dtype))
 
 
 class InrDecoder(Decoder):
@@ -305,21 +312,6 @@ def released_code_points(
     """Coordinates as the released code sees them: the first and last pixel at -1 and 1."""
     axes = [torch.linspace(-1, 1, count, dtype=dtype, device="cpu") for count in size]
     return torch.cartesian_prod(*axes)
-
-
-def sampled(
-    maps: Levels, points: Float[Tensor, "points axes"]
-) -> Float[Tensor, "objects points c"]:
-    """Values of maps at positions, linear between cell centres, constant beyond the outer ones.
-
-    On flat maps a depth among the positions is ignored.
-    """
-    axes = maps.ndim - 2
-    # coordinates in the order of the function: column first
-    grid = points[:, -axes:].flip(-1).to(maps).view(*(1,) * axes, len(points), axes)
-    grid = grid.expand(len(maps), *grid.shape[1:])
-    values = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
-    return values.flatten(2).transpose(1, 2)
 
 
 def expected_iou(logits: Float[Tensor, "objects masks *size"]) -> Float[Tensor, "objects masks"]:

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from typing_extensions import override
+
+from segkit.kernels.dispatch import Impl
+from segkit.kernels.field import field_layer, field_layers, folded, is_fused, sampled
 
 AXES, OCTAVES = 3, 10
 CODE = AXES * (2 * OCTAVES + 1)
@@ -33,12 +36,89 @@ class Samples:
     features: Float[Tensor, "objects points channels"]
     shared: Float[Tensor, "points codes"]
 
+    def __len__(self) -> int:
+        return len(self.shared)
+
     def chunks(self, rows: int) -> Iterator["Samples"]:
         """Cut along the points into pieces of at most that many rows."""
         step = max(1, rows // len(self.features))
         for start in range(0, len(self.shared), step):
             part = slice(start, start + step)
             yield Samples(self.features[:, part], self.shared[part])
+
+    def layer(self, linear: nn.Linear) -> Float[Tensor, "objects points _"]:
+        """First layer at every point.
+
+        It is linear: what it makes of `shared` is computed once for all objects.
+        """
+        channels = self.features.shape[-1]
+        own, common = linear.weight[:, :channels], linear.weight[:, channels:]
+        return F.linear(self.features, own) + F.linear(self.shared, common, linear.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the network reads, for the fused first layer: what `Samples` holds is never stored.
+
+    `positions` of the encoder are one map for all objects; `codes` are those of the coordinates.
+    """
+
+    cells: Float[Tensor, "objects channels *size"]
+    positions: Float[Tensor, "1 dim *coarse"] | None
+    points: Float[Tensor, "points axes"]
+    codes: Float[Tensor, "points code"]
+    impl: Impl = "auto"
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @property
+    def features(self) -> Float[Tensor, "objects points channels"]:
+        """As in `Samples`."""
+        return sampled(self.cells, self.points)
+
+    @property
+    def shared(self) -> Float[Tensor, "points codes"]:
+        """As in `Samples`."""
+        if self.positions is None:
+            return self.codes
+        return torch.cat([sampled(self.positions, self.points)[0], self.codes], dim=1)
+
+    def chunks(self, rows: int) -> Iterator["Places"]:
+        """Cut along the points into pieces of at most that many rows."""
+        step = max(1, rows // len(self.cells))
+        for start in range(0, len(self.points), step):
+            part = slice(start, start + step)
+            yield replace(self, points=self.points[part], codes=self.codes[part])
+
+    def layer(self, linear: nn.Linear) -> Float[Tensor, "objects points _"]:
+        """First layer at every point."""
+        pair = (linear.weight, linear.bias)
+        return field_layer(
+            self.cells, self.positions, self.points, self.codes, pair, impl=self.impl
+        )
+
+    def layer_at(
+        self,
+        linear: nn.Linear,
+        objects: Int[Tensor, " rows"],
+        points: Int[Tensor, " rows"],
+        hidden: Float[Tensor, "rows width"],
+    ) -> Rows:
+        """First layer of the second network, which reads `hidden` too, at chosen points."""
+        dense = torch.cat([self.codes[points], hidden.to(self.codes)], dim=1)
+        pair = (linear.weight, linear.bias)
+        return field_layer(
+            self.cells, self.positions, self.points[points], dense, pair, objects, impl=self.impl
+        )
+
+    def layers(self, trunk: nn.Sequential) -> Rows:
+        """All layers of the first network without gradients, norms folded into weights."""
+        parts: list[Any] = list(trunk)
+        pairs = tuple(folded(*parts[n : n + 2]) for n in range(0, len(parts), 3))
+        return field_layers(
+            self.cells, self.positions, self.points, self.codes, pairs, impl=self.impl
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +163,9 @@ class ImplicitField(nn.Module):
             self.fine_heads.append(nn.Sequential(*_layers(width, width // 2), last))
 
     @override
-    def forward(self, samples: Samples) -> tuple[PointMaps, PointMaps]:
+    def forward(self, samples: Samples | Places) -> tuple[PointMaps, PointMaps]:
         """Logits without and with refinement of the `share` of points that needs it most."""
-        objects = len(samples.features)
-        if self.compat == "authors" and objects > 1:
+        if self.compat == "authors" and (objects := len(samples.features)) > 1:
             # one choice over all images of the batch
             rows = Samples(samples.features.flatten(0, 1)[None], samples.shared.repeat(objects, 1))
             both = (one[0].unflatten(1, (objects, -1)).transpose(0, 1) for one in self(rows))
@@ -96,7 +175,14 @@ class ImplicitField(nn.Module):
         chosen = self._most_uncertain(coarse.uncertainty)
         return coarse.logits, self._refined(samples, coarse, chosen)
 
-    def coarse(self, samples: Samples) -> Coarse:
+    def is_fused(self, places: Places) -> bool:
+        """Whether sampling and the first layer run as one; the released form never does."""
+        first = cast(nn.Linear, self.coarse_trunk[0])
+        layer = (first.weight, first.bias)
+        given = (places.cells, places.positions, places.points, places.codes, layer)
+        return self.compat is None and is_fused(*given)
+
+    def coarse(self, samples: Samples | Places) -> Coarse:
         """First answer for every point."""
         if self.compat == "authors":
             return self._released_coarse(samples)
@@ -119,17 +205,19 @@ class ImplicitField(nn.Module):
         p = logits.sigmoid()
         return p * (1 - p) * variance.transpose(1, 2).sqrt()
 
-    def threshold(self, samples: Samples) -> Float[Tensor, "objects masks"]:
+    def threshold(self, samples: Samples | Places) -> Float[Tensor, "objects masks"]:
         """Uncertainty from which on points are refined, if `samples` are a regular grid."""
         scores = [self.coarse(part).uncertainty for part in samples.chunks(_CHUNK)]
-        count = max(1, int(self.share * len(samples.shared)))
+        count = max(1, int(self.share * len(samples)))
         return torch.cat(scores, dim=2).topk(count, dim=2).values[..., -1]
 
-    def at(self, samples: Samples, threshold: Float[Tensor, "objects masks"]) -> PointMaps:
+    def at(self, samples: Samples | Places, threshold: Float[Tensor, "objects masks"]) -> PointMaps:
         """Logits of any points, in bounded memory; a point's value is its own, whatever else."""
         return torch.cat([self._at(part, threshold) for part in samples.chunks(_CHUNK)], dim=2)
 
-    def _at(self, samples: Samples, threshold: Float[Tensor, "objects masks"]) -> PointMaps:
+    def _at(
+        self, samples: Samples | Places, threshold: Float[Tensor, "objects masks"]
+    ) -> PointMaps:
         coarse = self.coarse(samples)
         logits = coarse.logits.clone()
         is_fine = coarse.uncertainty >= threshold[..., None]
@@ -137,48 +225,57 @@ class ImplicitField(nn.Module):
             objects, points = is_fine[:, mask].nonzero(as_tuple=True)
             if len(points):
                 hidden = coarse.hidden[objects, mask, points]
-                rows = [samples.features[objects, points], samples.shared[points], hidden]
-                logits[objects, mask, points] = self._fine(mask, torch.cat(rows, dim=-1))
+                values = self._fine_at(mask, samples, objects, points, hidden)
+                logits[objects, mask, points] = values.to(logits)
         return logits
 
     def _refined(
-        self, samples: Samples, coarse: Coarse, chosen: Int[Tensor, "objects masks chosen"]
+        self, samples: Samples | Places, coarse: Coarse, chosen: Int[Tensor, "objects masks chosen"]
     ) -> PointMaps:
         if not chosen.shape[-1]:
             return coarse.logits
         maps = []
         for mask in range(chosen.shape[1]):
             index = chosen[:, mask]
-            features = _taken(samples.features, index)
-            hidden = _taken(coarse.hidden[:, mask], index)
-            rows = torch.cat([features, samples.shared[index], hidden], dim=-1)
-            values = self._fine(mask, rows.flatten(0, 1)).view_as(index)
+            objects = torch.arange(len(index), device=index.device).repeat_interleave(
+                index.shape[1]
+            )
+            hidden = _taken(coarse.hidden[:, mask], index).flatten(0, 1)
+            values = self._fine_at(mask, samples, objects, index.flatten(), hidden).view_as(index)
             maps.append(coarse.logits[:, mask].scatter(1, index, values.to(coarse.logits)))
         return torch.stack(maps, dim=1)
 
     def _most_uncertain(self, scores: PointMaps) -> Int[Tensor, "objects masks chosen"]:
         return scores.topk(int(self.share * scores.shape[-1]), dim=-1).indices
 
-    def _trunk(self, samples: Samples) -> Float[Tensor, "objects points _"]:
-        """Features before the heads.
-
-        The first layer is linear: what it makes of `shared` is computed once for all objects.
-        """
-        layers: list[Any] = list(self.coarse_trunk)
-        first, *rest = layers
-        channels = samples.features.shape[-1]
-        own, common = first.weight[:, :channels], first.weight[:, channels:]
-        x = F.linear(samples.features, own) + F.linear(samples.shared, common, first.bias)
+    def _trunk(self, samples: Samples | Places) -> Float[Tensor, "objects points _"]:
+        """Features before the heads."""
+        first, *rest = self.coarse_trunk
+        if isinstance(samples, Places) and not self.training and not torch.is_grad_enabled():
+            rows = samples.layers(self.coarse_trunk)
+            return rows.unflatten(0, (len(samples.cells), -1))
+        x = samples.layer(cast(nn.Linear, first))
         shape = x.shape[:2]
-        x = x.flatten(0, 1)
-        for layer in rest:
-            x = layer(x)
-        return x.unflatten(0, shape)
+        return _through(rest, x.flatten(0, 1)).unflatten(0, shape)
 
-    def _fine(self, mask: int, rows: Rows) -> Float[Tensor, " rows"]:
-        return self.fine_heads[mask](self.fine_trunk(rows))[:, 0]
+    def _fine_at(
+        self,
+        mask: int,
+        samples: Samples | Places,
+        objects: Int[Tensor, " rows"],
+        points: Int[Tensor, " rows"],
+        hidden: Float[Tensor, "rows width"],
+    ) -> Float[Tensor, " rows"]:
+        """Fine logits of some points of some objects."""
+        first, *rest = self.fine_trunk
+        if isinstance(samples, Places):
+            x = samples.layer_at(cast(nn.Linear, first), objects, points, hidden)
+        else:
+            rows = [samples.features[objects, points], samples.shared[points], hidden]
+            x = first(torch.cat(rows, dim=-1))
+        return self.fine_heads[mask](_through(rest, x))[:, 0]
 
-    def _released_coarse(self, samples: Samples) -> Coarse:
+    def _released_coarse(self, samples: Samples | Places) -> Coarse:
         """Dropout on the outputs, two passes in training, no variance at all in evaluation."""
         passes = []
         for _ in range(2 if self.training else 1):
@@ -231,6 +328,12 @@ def _layers(*widths: int) -> nn.Sequential:
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
     return nn.Sequential(*layers)
+
+
+def _through(layers: list[nn.Module], x: Rows) -> Rows:
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 def _linears(heads: Any) -> list[nn.Linear]:

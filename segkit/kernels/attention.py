@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segkit.kernels.cpu_attention import tiled
-from segkit.kernels.dispatch import Impl, relative_error, sample, use_triton
+from segkit.kernels.dispatch import Impl, relative_error, sample, shared_bytes, use_triton
 
 if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
     from jaxtyping import Float
 
-WIDEST = 256
+_SMALL = 16 * 1024
+WIDEST, LONGEST = 128, 128
+"""Largest width of a head, and last axis of a grid, that the fused form takes."""
 
 
 def reference(
@@ -88,8 +90,7 @@ def grid_attention(
     shape = [len(table) for table in tables]
     if len(shape) not in (2, 3) or q.shape[2] != torch.Size(shape).numel():
         raise ValueError(f"tables of a grid {shape} do not fit {q.shape[2]} tokens")
-    wide = q.shape[-1] > WIDEST
-    obstacle = f"head width must be <= {WIDEST}, got {q.shape[-1]}" if wide else ""
+    obstacle = _obstacle(q, shape[-1])
     if impl == "reference":
         return reference(q, k, v, tables)
     if not use_triton(impl, q, k, v, *tables, check=self_check, obstacle=obstacle):
@@ -101,9 +102,34 @@ def grid_attention(
 
     biases = [bias.flatten(0, 1) for bias in _biases(q, tables)]
     if len(biases) == 2:
-        biases.append(biases[0].new_empty((*biases[0].shape[:2], 0)))
+        biases.insert(0, biases[0].new_empty((*biases[0].shape[:2], 0)))
     flat = [x.flatten(0, 1) for x in (q, k, v)]
     return fused(*flat, *biases, q.shape[-1] ** -0.5)[0].view(q.shape)
+
+
+def _obstacle(q: Tensor, last: int) -> str:
+    """What of the sizes the fused form cannot take; empty if nothing."""
+    width = q.shape[-1]
+    if width > WIDEST:
+        return f"head width must be <= {WIDEST}, got {width}"
+    if last > LONGEST:
+        return f"the last axis must be <= {LONGEST}, got {last}"
+    # a block of keys, several of which lie in shared memory at once
+    block = max(64, _power_of_two(last)) * _power_of_two(width) * q.element_size()
+    if block <= (_SMALL if _has_little_shared_memory(q.device) else 2 * _SMALL):
+        return ""
+    return f"heads of {width} in {q.dtype} beside a last axis of {last} need more shared memory"
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(0, size - 1).bit_length()
+
+
+def _has_little_shared_memory(device: torch.device) -> bool:
+    """Whether a program has about 100 KiB, as on consumer cards, not 160 or more."""
+    if device.type != "cuda":
+        return False
+    return shared_bytes(device) < 160 * 1024
 
 
 def _biases(

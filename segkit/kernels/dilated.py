@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.kernels.dispatch import Impl, relative_error, sample, use_triton
+from segkit.kernels.dispatch import Impl, at_compute_type, relative_error, sample, use_triton
 
 if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
     from jaxtyping import Float
@@ -59,22 +59,23 @@ def dilated_bottleneck(
 ) -> Tokens:
     """Compute `reference`, fused where possible.
 
-    The fused form keeps the input and one half-width map for the backward pass and computes the
-    rest again.
+    The fused form keeps the input alone for the backward pass and computes the rest again.
 
     Raises:
         ValueError: `impl="triton"` where it cannot run, with the reason.
     """
-    used = (tokens, *down, *(part for b in branches for part in (b.weight, b.bias)), *up)
-    if not use_triton(impl, *used, check=self_check):
+    given = (*down, *(part for b in branches for part in (b.weight, b.bias)), *up)
+    weights = at_compute_type(tokens, *given)
+    if not use_triton(impl, tokens, *weights, check=self_check):
         return reference(tokens, down, branches, up)
     from segkit.kernels.triton.bottleneck import bottleneck
 
-    weight = torch.stack([b.weight.flatten(1).T for b in branches])
-    bias = torch.stack([b.bias for b in branches])
-    rates = torch.tensor([b.rate for b in branches], dtype=torch.int32, device=tokens.device)
+    first, last, convs = weights[:2], weights[-2:], weights[2:-2]
+    weight = torch.stack([one.flatten(1).T for one in convs[::2]])
+    bias = torch.stack(convs[1::2])
+    rates = [b.rate for b in branches]
     volumes = tokens[:, None]  # pictures are volumes of one slice
-    return bottleneck(volumes, *down, weight, bias, rates, *up, "gelu", "gelu")[0][:, 0]
+    return bottleneck(volumes, *first, weight, bias, rates, *last, "gelu", "gelu")[:, 0]
 
 
 def self_check(device: torch.device, dtype: torch.dtype) -> float:

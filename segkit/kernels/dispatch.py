@@ -19,7 +19,7 @@ Check = Callable[[torch.device, torch.dtype], float]
 """Largest relative error of a fused form against its reference on a small input."""
 
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-_PASSED: dict[tuple[Check, torch.device, torch.dtype], bool] = {}
+_PROBLEMS: dict[tuple[Check, torch.device, torch.dtype], str] = {}
 
 
 def use_triton(impl: Impl, *tensors: Tensor, check: Check, obstacle: str = "") -> bool:
@@ -48,29 +48,48 @@ def use_triton(impl: Impl, *tensors: Tensor, check: Check, obstacle: str = "") -
 def _passes(check: Check, device: torch.device, dtype: torch.dtype) -> bool:
     """Run a check once per device and type; what is being compiled is not checked."""
     key = (check, device, dtype)
-    if key not in _PASSED:
-        if torch.compiler.is_compiling():
-            return False
-        _PASSED[key] = _run(check, device, dtype)
-    return _PASSED[key]
+    if key in _PROBLEMS:
+        return not _PROBLEMS[key]
+    if torch.compiler.is_compiling():
+        return False
+    if problem := problem_of(check, device, dtype):
+        warnings.warn(
+            f"the fused kernel of {check.__module__} {problem}; its reference is used on {device} "
+            f"for {dtype}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return not problem
 
 
-def _run(check: Check, device: torch.device, dtype: torch.dtype) -> bool:
+def problem_of(check: Check, device: torch.device, dtype: torch.dtype) -> str:
+    """What is wrong with a kernel on a device, found once; empty if it works."""
+    key = (check, device, dtype)
+    if key not in _PROBLEMS:
+        _PROBLEMS[key] = _found(check, device, dtype)
+    return _PROBLEMS[key]
+
+
+def _found(check: Check, device: torch.device, dtype: torch.dtype) -> str:
     try:
-        error = check(device, dtype)
+        # whether the caller records gradients or has autocast on is no business of a check
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
+            error = check(device, dtype)
     except Exception as reason:  # whatever a compiler or driver raises: the reference still works
-        problem = f"does not run here ({type(reason).__name__}: {reason})"
-    else:
-        if error <= LIMITS[dtype]:
-            return True
-        problem = f"is off by {error:.1e} of the largest value"
-    warnings.warn(
-        f"the fused kernel of {check.__module__} {problem}; its reference is used on {device} for "
-        f"{dtype}",
-        RuntimeWarning,
-        stacklevel=4,
-    )
-    return False
+        return f"does not run here ({type(reason).__name__}: {reason})"
+    if error <= _limit(dtype):
+        return ""
+    return f"is off by {error:.1e} of the largest value"
+
+
+def _limit(dtype: torch.dtype) -> float:
+    """What is allowed; with tf32 asked for, products of float32 have eleven bits."""
+    is_rounded = torch.get_float32_matmul_precision() != "highest"
+    return LIMITS[torch.float16 if is_rounded and dtype == torch.float32 else dtype]
 
 
 def relative_error(got: Tensor, want: Tensor, inputs: tuple[Tensor, ...]) -> float:
@@ -106,15 +125,39 @@ _ON_CPU = "the tensors are not on a CUDA device"
 _HAS_TRITON = find_spec("triton") is not None
 
 
-def why_not_triton(*tensors: Tensor) -> str:
+def at_compute_type(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Weights in the type that products with `x` are made in: that of autocast where it is on.
+
+    Autocast does not reach into operators of our own. They take a wider `x` as it is, and their
+    output has its type, as that of the sum in the reference.
+    """
+    if not torch.is_autocast_enabled(x.device.type):
+        return weights
+    kind = torch.get_autocast_dtype(x.device.type)
+    return tuple(weight.to(kind) for weight in weights)
+
+
+def why_not_triton(x: Tensor, *others: Tensor) -> str:
     """Say what keeps fused kernels from running on these tensors; empty if nothing does."""
+    tensors = (x, *others)
     if not _HAS_TRITON:
         return "Triton is not installed (pip install segkit[triton])"
     if wrong := {str(t.dtype) for t in tensors if t.dtype not in FUSED_TYPES}:
         return f"kernels take float32, bfloat16 and float16, got {', '.join(sorted(wrong))}"
+    kinds = {t.dtype for t in others} or {x.dtype}
+    if len(kinds) > 1 or x.dtype not in (*kinds, torch.float32):
+        named = ", ".join(sorted(str(kind) for kind in {x.dtype, *kinds}))
+        return f"the tensors have several types: {named}"
     if len({t.device for t in tensors}) > 1:
         return "the tensors lie on several devices"
     return "" if all(t.is_cuda for t in tensors) else _ON_CPU
+
+
+def shared_bytes(device: torch.device) -> int:
+    """Shared memory that one program may use on a CUDA device."""
+    about = torch.cuda.get_device_properties(device)
+    # what may be asked for is more than what there is by default, where torch tells it
+    return int(getattr(about, "shared_memory_per_block_optin", about.shared_memory_per_block))
 
 
 def _is_interpreted() -> bool:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segkit.kernels.dispatch import Impl, relative_error, sample, use_triton
+from segkit.kernels.dispatch import Impl, at_compute_type, relative_error, sample, use_triton
 
 if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
     from jaxtyping import Float
@@ -45,14 +45,14 @@ def spatial_bottleneck(
     Raises:
         ValueError: `impl="triton"` where it cannot run, with the reason.
     """
-    if not use_triton(impl, volumes, *down, *conv, *up, check=self_check):
+    weights = at_compute_type(volumes, *down, *conv, *up)
+    if not use_triton(impl, volumes, *weights, check=self_check):
         return reference(volumes, down, conv, up, ends_with_relu=ends_with_relu)
     from segkit.kernels.triton.bottleneck import bottleneck
 
-    weight = conv[0].flatten(1).T[None]
-    rates = torch.ones(1, dtype=torch.int32, device=volumes.device)
+    weight, bias = weights[2].flatten(1).T[None], weights[3][None]
     outer = "relu" if ends_with_relu else "none"
-    return bottleneck(volumes, *down, weight, conv[1][None], rates, *up, "relu", outer)[0]
+    return bottleneck(volumes, *weights[:2], weight, bias, [1], *weights[4:], "relu", outer)
 
 
 def self_check(device: torch.device, dtype: torch.dtype) -> float:

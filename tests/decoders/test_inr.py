@@ -5,9 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from segkit.decoders import InrClassDecoder, InrDecoder
-from segkit.decoders.inr import centres, expected_iou, sampled
-from segkit.decoders.inr_field import CODE, ImplicitField, Samples, coordinate_code, unmasking
+from segkit.decoders.inr import centres, expected_iou
+from segkit.decoders.inr_field import (
+    CODE,
+    ImplicitField,
+    Places,
+    Samples,
+    coordinate_code,
+    unmasking,
+)
 from segkit.errors import InputError
+from segkit.kernels.field import sampled
 from segkit.models import build
 from segkit.models.segmenter import Segmenter
 from segkit.typing import Features, Grid, Prompts, PromptTokens
@@ -268,3 +276,44 @@ def test_fields_of_other_decoders_and_no_classes_are_refused() -> None:
         segmenter.query(segmenter.encode(images()), centres((2, 2)), BOX)
     with pytest.raises(ValueError, match="classes must be >= 1 without the background, got 0"):
         build.sam_tiny(decoder=InrClassDecoder, classes=0)
+
+
+def places(objects: int, points: int, *, is_flat: bool = True) -> Places:
+    generator = torch.Generator().manual_seed(5)
+    size = (6, 5) if is_flat else (3, 4, 5)
+    cells = torch.randn(objects, 4, *size, generator=generator)
+    positions = torch.randn(1, 2, *(side // 2 for side in size), generator=generator)
+    where = 2 * torch.rand(points, len(size), generator=generator) - 1
+    codes = torch.randn(points, 3, generator=generator)
+    return Places(cells, positions, where, codes, impl="triton")
+
+
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_fused_first_layers_change_nothing(is_flat: bool) -> None:
+    pytest.importorskip("triton", reason="extra [triton]")
+    field = net(share=0.5)
+    if torch.cuda.is_available():
+        pytest.skip("these tensors lie on the CPU, where only the interpreter runs kernels")
+    where = places(2, 9, is_flat=is_flat)
+    samples = Samples(where.features, where.shared)
+    with torch.no_grad():
+        torch.testing.assert_close(field(where), field(samples), rtol=1e-4, atol=1e-5)
+        threshold = field.threshold(samples)
+        torch.testing.assert_close(field.threshold(where), threshold, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            field.at(where, 0 * threshold), field.at(samples, 0 * threshold), rtol=1e-4, atol=1e-5
+        )
+    field.train()
+    torch.manual_seed(0)
+    fused = torch.autograd.grad(field(where)[1].sum(), field.fine_trunk.parameters())
+    torch.manual_seed(0)
+    usual = torch.autograd.grad(field(samples)[1].sum(), field.fine_trunk.parameters())
+    torch.testing.assert_close(fused, usual, rtol=1e-3, atol=1e-4)
+
+
+def test_places_are_read_as_samples_without_a_device() -> None:
+    where = places(1, 4)
+    assert not net().is_fused(where)
+    parts = [part.points for part in where.chunks(3)]
+    assert [len(part) for part in parts] == [3, 1]
+    torch.testing.assert_close(torch.cat(parts), where.points)

@@ -21,7 +21,7 @@ def poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def fresh(shape, like, dtype=None):  # type: ignore[no-untyped-def]
         return torch.full(tuple(shape), torch.nan, dtype=dtype or like.dtype, device=like.device)
 
-    for name in ("depthwise", "linear", "attention"):
+    for name in ("depthwise", "linear", "attention", "prompted", "highpass", "field"):
         monkeypatch.setattr(f"segkit.kernels.triton.{name}.fresh", fresh)
     assert launch.fresh is not fresh
 

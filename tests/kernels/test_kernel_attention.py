@@ -62,12 +62,12 @@ def test_half_precision(dtype: torch.dtype, device: str, agrees: Check) -> None:
 
 
 def test_reference_is_sams_attention() -> None:
-    from segment_anything.modeling.image_encoder import Attention
+    import segkit.torchvision_compat  # noqa: F401  (makes torchvision importable)
 
-    import segkit.backbones  # noqa: F401  (makes torchvision importable)
+    encoder = pytest.importorskip("segment_anything.modeling.image_encoder")
 
     torch.manual_seed(0)
-    module = Attention(24, num_heads=3, use_rel_pos=True, input_size=(4, 6))
+    module = encoder.Attention(24, num_heads=3, use_rel_pos=True, input_size=(4, 6))
     for table in (module.rel_pos_h, module.rel_pos_w):
         torch.nn.init.normal_(table)
     x = torch.randn(2, 4, 6, 24)
@@ -86,7 +86,7 @@ def test_registration_is_complete(device: str) -> None:
     from segkit.kernels.triton.attention import grid_attention as op
 
     generator = torch.Generator().manual_seed(1)
-    sizes = [(2, 6, 8)] * 3 + [(2, 6, 2), (2, 6, 3), (2, 6, 0)]
+    sizes = [(2, 6, 8)] * 3 + [(2, 6, 0), (2, 6, 2), (2, 6, 3)]
     args = [torch.randn(s, generator=generator).to(device).requires_grad_() for s in sizes]
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
     torch.library.opcheck(op, (*args, 0.35), test_utils=tests)
@@ -103,6 +103,12 @@ def test_impossible_calls_say_why() -> None:
             q.double(), k.double(), v.double(), [t.double() for t in tables], impl="triton"
         )
     wide = [x.repeat(1, 1, 1, 40) for x in (q, k, v)]
-    with pytest.raises(ValueError, match="head width must be <= 256, got 320"):
+    with pytest.raises(ValueError, match="head width must be <= 128, got 320"):
         grid_attention(*wide, [t.repeat(1, 1, 40) for t in tables], impl="triton")
+    long = inputs_of(1, 1, (1, 129), 2)
+    with pytest.raises(ValueError, match="the last axis must be <= 128, got 129"):
+        grid_attention(*long[:3], long[3:], impl="triton")
+    large = inputs_of(1, 1, (1, 65), 128)
+    with pytest.raises(ValueError, match=r"heads of 128 in torch.float32 beside a last axis of 65"):
+        grid_attention(*large[:3], large[3:], impl="triton")
     torch.testing.assert_close(grid_attention(q, k, v, tables), reference(q, k, v, tables))

@@ -77,6 +77,42 @@ def test_dilated_takes_tokens_that_are_not_contiguous(device: str) -> None:
     )
 
 
+def test_autocast_has_the_types_and_the_accuracy_of_the_reference(device: str) -> None:
+    inputs = [x.to(device).requires_grad_() for x in dilated_inputs(1, 6, 5, 24, 12)]
+    doubles = [x.detach().double().requires_grad_() for x in inputs]
+    with torch.autocast(device, torch.bfloat16):
+        got = run_dilated((1, 3), fused_dilated, *inputs)
+        usual = run_dilated((1, 3), dilated.reference, *inputs)
+    want = run_dilated((1, 3), dilated.reference, *doubles)
+    assert got.dtype == usual.dtype == torch.float32
+    seed = torch.linspace(-1, 1, got.numel(), device=device).view(got.shape)
+    mine, theirs = ((y, *torch.autograd.grad(y, inputs, seed)) for y in (got, usual))
+    true = (want, *torch.autograd.grad(want, doubles, seed.double()))
+    # the interpreter cuts to bf16 instead of rounding, four times on the way
+    steps = 4 if device == "cpu" else 1
+    for own, other, best in zip(mine, theirs, true, strict=True):
+        assert own.dtype == torch.float32
+        off, allowed = (
+            float((x.detach() - best.detach()).abs().max() / best.detach().abs().max())
+            for x in (own, other)
+        )
+        assert off <= 2 * allowed + steps * torch.finfo(torch.bfloat16).eps
+
+
+def test_the_backward_pass_keeps_the_input_alone(device: str) -> None:
+    x, *weights = (t.to(device).requires_grad_() for t in dilated_inputs(1, 8, 8, 32, 16))
+    kept: set[int] = set()
+
+    def pack(t: Tensor) -> Tensor:
+        if t.shape[:1] == (1,) and t.numel() >= x.numel() // 2:
+            kept.add(t.untyped_storage().data_ptr())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        run_dilated((1, 3), fused_dilated, x, *weights)
+    assert kept == {x.untyped_storage().data_ptr()}
+
+
 @pytest.mark.parametrize("ends_with_relu", [False, True])
 @pytest.mark.parametrize("shape", [(1, 3, 4, 5, 6, 3), (2, 1, 5, 3, 18, 9)])
 def test_spatial_agrees_with_float64(
@@ -104,11 +140,10 @@ def test_registration_is_complete(device: str) -> None:
 
     x, wd, bd, w1, b1, w3, b3, wu, bu = (x.to(device) for x in dilated_inputs(1, 3, 4, 4, 2))
     weight = torch.stack([w1.flatten(1).T, w3.flatten(1).T])
-    rates = torch.tensor([1, 3], dtype=torch.int32, device=device)
     floats = (x[:, None], wd, bd, weight, torch.stack([b1, b3]))
     args = (
         *(t.detach().requires_grad_() for t in floats),
-        rates,
+        [1, 3],
         wu.requires_grad_(),
         bu.requires_grad_(),
     )

@@ -5,14 +5,14 @@ import warnings
 import pytest
 import torch
 
-from segkit.kernels import attention, dilated, dispatch, spatial3d
+from segkit.kernels import dispatch, status
 
 
 def passes(_device: torch.device, _dtype: torch.dtype) -> float:
     return 0.0
 
 
-CHECKS = [attention.self_check, dilated.self_check, spatial3d.self_check]
+CHECKS = list(status.CHECKS.values())
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -31,7 +31,7 @@ def test_a_kernel_that_is_wrong_or_broken_is_left_out_with_one_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dispatch, "why_not_triton", lambda *_: "")
-    monkeypatch.setattr(dispatch, "_PASSED", {})
+    monkeypatch.setattr(dispatch, "_PROBLEMS", {})
     x = torch.zeros(1)
 
     def wrong(_device: torch.device, _dtype: torch.dtype) -> float:
@@ -61,3 +61,35 @@ def test_without_triton_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> N
     assert not dispatch.use_triton("auto", torch.zeros(1), check=passes)
     with pytest.raises(ValueError, match=r"got 'triton': Triton is not installed"):
         dispatch.use_triton("triton", torch.zeros(1), check=passes)
+
+
+def test_types_must_agree_except_a_wider_input() -> None:
+    x, half = torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16)
+    assert "not on a CUDA device" in dispatch.why_not_triton(x, half)
+    assert "several types" in dispatch.why_not_triton(half, x)
+    assert "several types" in dispatch.why_not_triton(x, x, half)
+
+
+def test_weights_follow_autocast() -> None:
+    x = torch.zeros(1)
+    assert dispatch.at_compute_type(x, x)[0].dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert dispatch.at_compute_type(x, x)[0].dtype == torch.bfloat16
+
+
+def test_a_check_runs_where_gradients_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_PROBLEMS", {})
+
+    def needs_gradients(_device: torch.device, _dtype: torch.dtype) -> float:
+        x = torch.ones(1, requires_grad=True)
+        (slope,) = torch.autograd.grad((x * x).sum(), x)
+        return float(slope - 2)
+
+    with torch.inference_mode():
+        assert dispatch.problem_of(needs_gradients, torch.device("cpu"), torch.float32) == ""
+
+
+def test_states_say_why_a_kernel_is_not_used() -> None:
+    found = status.states(torch.device("cpu"))
+    assert set(found) == set(status.CHECKS)
+    assert all("not on a CUDA device" in state for state in found.values())

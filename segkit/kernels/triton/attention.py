@@ -1,168 +1,214 @@
 """Attention whose scores carry decomposed relative positions, forward and backward.
 
-    score(i, j) = scale * q_i . k_j + first[i, a(j)] + second[i, b(j)] (+ third[i, c(j)])
+    score(i, j) = scale * q_i . k_j (+ slice[i, p(j)]) + row[i, r(j)] + column[i, s(j)]
 
-where key j lies at (a, b, c) of its grid. The biases are read inside the kernel: no matrix of
-queries x keys is ever stored. Backward recomputes the scores from the saved log-sum-exp.
+where key j lies at (p, r, s) of its grid, s fastest. A block of keys is a number of whole lines of
+the grid, padded to BS columns: its column bias is the same for every block and stays in registers,
+and its row bias is one number per query where a block is one line. No matrix of queries x keys is
+ever stored. Backward recomputes the scores from the saved log-sum-exp; nothing is added atomically.
 """
 
 import math
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from segkit.kernels.triton.launch import IS_INTERPRETED, contiguous, fresh, power_of_two, product
+from segkit.kernels.triton.launch import contiguous, dot_mode, fresh, launch, power_of_two, product
+
+
+@triton.jit
+def _tile(x, head, rows, is_row, T, E, BE: tl.constexpr):
+    """Rows of one head, zero outside."""
+    e = tl.arange(0, BE)
+    place = (head * T + rows)[:, None] * E + e[None, :]
+    return tl.load(x + place, mask=is_row[:, None] & (e[None, :] < E), other=0.0)
+
+
+@triton.jit
+def _put(x, value, head, rows, is_row, T, E, BE: tl.constexpr):
+    e = tl.arange(0, BE)
+    place = (head * T + rows)[:, None] * E + e[None, :]
+    tl.store(x + place, value.to(x.dtype.element_ty), mask=is_row[:, None] & (e[None, :] < E))
+
+
+@triton.jit
+def _keys(line, P, R, S, NR: tl.constexpr, BS: tl.constexpr):
+    """Lines, columns and tokens of a block of keys, and which of them exist."""
+    j = tl.arange(0, NR * BS)
+    lines, cols = line + j // BS, j % BS
+    return lines, cols, lines * S + cols, (lines < P * R) & (cols < S)
+
+
+@triton.jit
+def _column_bias(column, head, rows, is_row, cols, T, S):
+    place = (head * T + rows)[:, None] * S + cols[None, :]
+    return tl.load(column + place, mask=is_row[:, None] & (cols[None, :] < S), other=0.0)
 
 
 @triton.jit
 def _scores(
-    q, k, rows, cols, first, second, third, head, T, A, B, C, scale,
-    HAS_THIRD: tl.constexpr, UPCAST: tl.constexpr,
+    q, k, bias, slices, row, head, rows, is_row, line, lines, is_key, T, P, R, scale,
+    HAS_SLICES: tl.constexpr, NR: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """Biased scores of query `rows` and key `cols`; -inf where a key does not exist."""
-    s = product(q, tl.trans(k), UPCAST) * scale
-    base = head * T + rows.to(tl.int64)[:, None]
-    inside = (rows[:, None] < T) & (cols[None, :] < T)
-    a, b, c = cols // (B * C), (cols // C) % B, cols % C
-    s += tl.load(first + base * A + a[None, :], mask=inside, other=0.0).to(tl.float32)
-    s += tl.load(second + base * B + b[None, :], mask=inside, other=0.0).to(tl.float32)
-    if HAS_THIRD:
-        s += tl.load(third + base * C + c[None, :], mask=inside, other=0.0).to(tl.float32)
-    return tl.where(cols[None, :] < T, s, -float("inf"))
-
-
-@triton.jit
-def _tile(x, head, rows, T, E, BE: tl.constexpr):
-    """Rows of one head, zero outside."""
-    e = tl.arange(0, BE)
-    place = (head * T + rows.to(tl.int64))[:, None] * E + e[None, :]
-    return tl.load(x + place, mask=(rows[:, None] < T) & (e[None, :] < E), other=0.0)
-
-
-@triton.jit
-def _put(x, value, head, rows, T, E, BE: tl.constexpr):
-    e = tl.arange(0, BE)
-    place = (head * T + rows.to(tl.int64))[:, None] * E + e[None, :]
-    inside = (rows[:, None] < T) & (e[None, :] < E)
-    tl.store(x + place, value.to(x.dtype.element_ty), mask=inside)
+    """Biased scores; -inf where a key does not exist."""
+    s = product(q, tl.trans(k), DOT) * scale + bias.to(tl.float32)
+    own = head * T + rows
+    if NR == 1:
+        add = tl.load(row + own * R + line % R, mask=is_row, other=0.0).to(tl.float32)
+        if HAS_SLICES:
+            add += tl.load(slices + own * P + line // R, mask=is_row, other=0.0).to(tl.float32)
+        s += add[:, None]
+    else:
+        inside = is_row[:, None] & is_key[None, :]
+        s += tl.load(row + own[:, None] * R + (lines % R)[None, :], mask=inside, other=0.0).to(
+            tl.float32
+        )
+        if HAS_SLICES:
+            at = own[:, None] * P + (lines // R)[None, :]
+            s += tl.load(slices + at, mask=inside, other=0.0).to(tl.float32)
+    return tl.where(is_key[None, :], s, -float("inf"))
 
 
 @triton.jit
 def _forward(
-    q, k, v, first, second, third, out, lse, T, E, A, B, C, scale,
-    HAS_THIRD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
-    UPCAST: tl.constexpr,
+    q, k, v, slices, row, column, out, lse, T, E, P, R, S, TILES, scale,
+    HAS_SLICES: tl.constexpr, NR: tl.constexpr, BS: tl.constexpr, BM: tl.constexpr,
+    BE: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    query = _tile(q, head, rows, T, E, BE)
+    head = (tl.program_id(0) // TILES).to(tl.int64)
+    rows = (tl.program_id(0) % TILES) * BM + tl.arange(0, BM)
+    is_row = rows < T
+    query = _tile(q, head, rows, is_row, T, E, BE)
+    bias = _column_bias(column, head, rows, is_row, tl.arange(0, NR * BS) % BS, T, S)
     top = tl.full((BM,), -float("inf"), tl.float32)
     total, found = tl.zeros((BM,), tl.float32), tl.zeros((BM, BE), tl.float32)
-    for start in range(0, T, BN):
-        cols = start + tl.arange(0, BN)
-        key, value = _tile(k, head, cols, T, E, BE), _tile(v, head, cols, T, E, BE)
+    for line in range(0, P * R, NR):
+        lines, _, cols, is_key = _keys(line, P, R, S, NR, BS)
+        key = _tile(k, head, cols, is_key, T, E, BE)
+        value = _tile(v, head, cols, is_key, T, E, BE)
         s = _scores(
-            query, key, rows, cols, first, second, third, head, T, A, B, C, scale, HAS_THIRD,
-            UPCAST,
+            query, key, bias, slices, row, head, rows, is_row, line, lines, is_key, T, P, R,
+            scale, HAS_SLICES, NR, DOT,
         )  # fmt: skip
         higher = tl.maximum(top, tl.max(s, axis=1))
         p, shrink = tl.exp(s - higher[:, None]), tl.exp(top - higher)
         total = total * shrink + tl.sum(p, axis=1)
-        found = found * shrink[:, None] + product(p.to(value.dtype), value, UPCAST)
+        found = found * shrink[:, None] + product(p.to(value.dtype), value, DOT)
         top = higher
-    _put(out, found / total[:, None], head, rows, T, E, BE)
-    tl.store(lse + head * T + rows, top + tl.log(total), mask=rows < T)
+    _put(out, found / total[:, None], head, rows, is_row, T, E, BE)
+    tl.store(lse + head * T + rows, top + tl.log(total), mask=is_row)
 
 
 @triton.jit
 def _backward_query(
-    q, k, v, first, second, third, grad, lse, delta, grad_q, grad_first, grad_second, grad_third,
-    T, E, A, B, C, scale,
-    HAS_THIRD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
-    BA: tl.constexpr, BB: tl.constexpr, BC: tl.constexpr, UPCAST: tl.constexpr,
+    q, k, v, slices, row, column, grad, lse, delta, grad_q, grad_slices, grad_row, grad_column,
+    T, E, P, R, S, TILES, scale,
+    HAS_SLICES: tl.constexpr, NR: tl.constexpr, BS: tl.constexpr, BM: tl.constexpr,
+    BE: tl.constexpr, BP: tl.constexpr, BR: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     """Gradients that belong to queries: of q, and of the biases as sums over equal positions."""
-    head = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    query, above = _tile(q, head, rows, T, E, BE), _tile(grad, head, rows, T, E, BE)
-    row_lse = tl.load(lse + head * T + rows, mask=rows < T, other=0.0)
-    row_delta = tl.load(delta + head * T + rows, mask=rows < T, other=0.0)
-    total, of_a = tl.zeros((BM, BE), tl.float32), tl.zeros((BM, BA), tl.float32)
-    of_b, of_c = tl.zeros((BM, BB), tl.float32), tl.zeros((BM, BC), tl.float32)
-    for start in range(0, T, BN):
-        cols = start + tl.arange(0, BN)
-        key, value = _tile(k, head, cols, T, E, BE), _tile(v, head, cols, T, E, BE)
+    head = (tl.program_id(0) // TILES).to(tl.int64)
+    rows = (tl.program_id(0) % TILES) * BM + tl.arange(0, BM)
+    is_row = rows < T
+    own = head * T + rows
+    query = _tile(q, head, rows, is_row, T, E, BE)
+    above = _tile(grad, head, rows, is_row, T, E, BE)
+    bias = _column_bias(column, head, rows, is_row, tl.arange(0, NR * BS) % BS, T, S)
+    row_lse = tl.load(lse + own, mask=is_row, other=0.0)
+    row_delta = tl.load(delta + own, mask=is_row, other=0.0)
+    total, of_column = tl.zeros((BM, BE), tl.float32), tl.zeros((BM, NR * BS), tl.float32)
+    if HAS_SLICES or NR > 1:
+        of_row = tl.zeros((BM, BR), tl.float32)
+    if HAS_SLICES:
+        of_slices = tl.zeros((BM, BP), tl.float32)
+    for line in range(0, P * R, NR):
+        lines, _, cols, is_key = _keys(line, P, R, S, NR, BS)
+        key = _tile(k, head, cols, is_key, T, E, BE)
+        value = _tile(v, head, cols, is_key, T, E, BE)
         s = _scores(
-            query, key, rows, cols, first, second, third, head, T, A, B, C, scale, HAS_THIRD,
-            UPCAST,
+            query, key, bias, slices, row, head, rows, is_row, line, lines, is_key, T, P, R,
+            scale, HAS_SLICES, NR, DOT,
         )  # fmt: skip
         p = tl.exp(s - row_lse[:, None])
-        ds = p * (product(above, tl.trans(value), UPCAST) - row_delta[:, None])
-        total += product(ds.to(key.dtype), key, UPCAST) * scale
-        # a product with one-hot positions adds what belongs to one row, column or slice
-        one = (cols // (B * C))[:, None] == tl.arange(0, BA)[None, :]
-        of_a += product(ds, one.to(tl.float32), UPCAST)
-        one = ((cols // C) % B)[:, None] == tl.arange(0, BB)[None, :]
-        of_b += product(ds, one.to(tl.float32), UPCAST)
-        if HAS_THIRD:
-            one = (cols % C)[:, None] == tl.arange(0, BC)[None, :]
-            of_c += product(ds, one.to(tl.float32), UPCAST)
-    _put(grad_q, total, head, rows, T, E, BE)
-    _put(grad_first, of_a, head, rows, T, A, BA)
-    _put(grad_second, of_b, head, rows, T, B, BB)
-    if HAS_THIRD:
-        _put(grad_third, of_c, head, rows, T, C, BC)
+        ds = p * (product(above, tl.trans(value), DOT) - row_delta[:, None])
+        of_column += ds
+        small = ds.to(key.dtype)
+        total += product(small, key, DOT)
+        if HAS_SLICES or NR > 1:
+            # a product with one-hot positions adds what belongs to one row or slice
+            one = (lines % R)[:, None] == tl.arange(0, BR)[None, :]
+            of_row += product(small, one.to(tl.float32).to(key.dtype), DOT)
+            if HAS_SLICES:
+                one = (lines // R)[:, None] == tl.arange(0, BP)[None, :]
+                of_slices += product(small, one.to(tl.float32).to(key.dtype), DOT)
+        else:
+            each = tl.sum(ds, axis=1).to(grad_row.dtype.element_ty)
+            tl.store(grad_row + own * R + line, each, mask=is_row)
+    _put(grad_q, total * scale, head, rows, is_row, T, E, BE)
+    folded = tl.sum(tl.reshape(of_column, (BM, NR, BS)), axis=1)
+    _put(grad_column, folded, head, rows, is_row, T, S, BS)
+    if HAS_SLICES or NR > 1:
+        _put(grad_row, of_row, head, rows, is_row, T, R, BR)
+    if HAS_SLICES:
+        _put(grad_slices, of_slices, head, rows, is_row, T, P, BP)
 
 
 @triton.jit
 def _backward_key(
-    q, k, v, first, second, third, grad, lse, delta, grad_k, grad_v, T, E, A, B, C, scale,
-    HAS_THIRD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
-    UPCAST: tl.constexpr,
+    q, k, v, slices, row, column, grad, lse, delta, grad_k, grad_v,
+    T, E, P, R, S, BLOCKS, scale,
+    HAS_SLICES: tl.constexpr, NR: tl.constexpr, BS: tl.constexpr, BM: tl.constexpr,
+    BE: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    head = tl.program_id(1).to(tl.int64)
-    cols = tl.program_id(0) * BN + tl.arange(0, BN)
-    key, value = _tile(k, head, cols, T, E, BE), _tile(v, head, cols, T, E, BE)
-    of_k, of_v = tl.zeros((BN, BE), tl.float32), tl.zeros((BN, BE), tl.float32)
+    head = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    line = (tl.program_id(0) % BLOCKS) * NR
+    lines, columns, cols, is_key = _keys(line, P, R, S, NR, BS)
+    key = _tile(k, head, cols, is_key, T, E, BE)
+    value = _tile(v, head, cols, is_key, T, E, BE)
+    of_k, of_v = tl.zeros((NR * BS, BE), tl.float32), tl.zeros((NR * BS, BE), tl.float32)
     for start in range(0, T, BM):
         rows = start + tl.arange(0, BM)
-        query, above = _tile(q, head, rows, T, E, BE), _tile(grad, head, rows, T, E, BE)
+        is_row = rows < T
+        query = _tile(q, head, rows, is_row, T, E, BE)
+        above = _tile(grad, head, rows, is_row, T, E, BE)
+        bias = _column_bias(column, head, rows, is_row, columns, T, S)
         s = _scores(
-            query, key, rows, cols, first, second, third, head, T, A, B, C, scale, HAS_THIRD,
-            UPCAST,
+            query, key, bias, slices, row, head, rows, is_row, line, lines, is_key, T, P, R,
+            scale, HAS_SLICES, NR, DOT,
         )  # fmt: skip
-        row_lse = tl.load(lse + head * T + rows, mask=rows < T, other=0.0)
-        row_delta = tl.load(delta + head * T + rows, mask=rows < T, other=0.0)
-        p = tl.where(rows[:, None] < T, tl.exp(s - row_lse[:, None]), 0.0)
-        of_v += product(tl.trans(p).to(above.dtype), above, UPCAST)
-        ds = p * (product(above, tl.trans(value), UPCAST) - row_delta[:, None])
-        of_k += product(tl.trans(ds).to(query.dtype), query, UPCAST) * scale
-    _put(grad_k, of_k, head, cols, T, E, BE)
-    _put(grad_v, of_v, head, cols, T, E, BE)
+        row_lse = tl.load(lse + head * T + rows, mask=is_row, other=0.0)
+        row_delta = tl.load(delta + head * T + rows, mask=is_row, other=0.0)
+        p = tl.where(is_row[:, None], tl.exp(s - row_lse[:, None]), 0.0)
+        of_v += product(tl.trans(p.to(above.dtype)), above, DOT)
+        ds = p * (product(above, tl.trans(value), DOT) - row_delta[:, None])
+        of_k += product(tl.trans(ds.to(query.dtype)), query, DOT)
+    _put(grad_k, of_k * scale, head, cols, is_key, T, E, BE)
+    _put(grad_v, of_v, head, cols, is_key, T, E, BE)
 
 
 @torch.library.custom_op("segkit::grid_attention", mutates_args=())
 def grid_attention(
-    q: Tensor, k: Tensor, v: Tensor, first: Tensor, second: Tensor, third: Tensor, scale: float
+    q: Tensor, k: Tensor, v: Tensor, slices: Tensor, row: Tensor, column: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp for `q`, `k`, `v` [heads tokens e] and biases [heads tokens axis].
 
-    `third` is empty (axis 0) on a plane.
+    `slices` is empty (axis 0) on a plane.
     """
-    q, k, v, first, second, third = contiguous((q, k, v, first, second, third))
+    given = contiguous((q, k, v, slices, row, column))
     heads, tokens, _ = q.shape
     out, lse = fresh(q.shape, q), fresh((heads, tokens), q, torch.float32)
-    sizes, options = _plan(q, first, second, third, scale)
-    grid = (triton.cdiv(tokens, options["BM"]), heads)
-    _forward[grid](q, k, v, first, second, third, out, lse, *sizes, **options)
+    sizes, options = _plan(given)
+    tiles = triton.cdiv(tokens, options["BM"])
+    launch(_forward, (heads * tiles,), *given, out, lse, *sizes, tiles, scale, **options)
     return out, lse
 
 
 @grid_attention.register_fake
-def _(q, k, v, first, second, third, scale):
-    return torch.empty_like(q), q.new_empty(q.shape[:2], dtype=torch.float32)
+def _(q, k, v, slices, row, column, scale):
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
 
 
 @torch.library.custom_op("segkit::grid_attention_backward", mutates_args=())
@@ -173,36 +219,35 @@ def grid_attention_backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    first: Tensor,
-    second: Tensor,
-    third: Tensor,
+    slices: Tensor,
+    row: Tensor,
+    column: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and the three biases."""
-    grad, out, q, k, v, first, second, third = contiguous(
-        (grad, out, q, k, v, first, second, third)
-    )
+    grad, out, *given = contiguous((grad, out, q, k, v, slices, row, column))
     heads, tokens, _ = q.shape
     delta = (grad.float() * out.float()).sum(dim=-1)
-    found = [fresh(like.shape, like) for like in (q, k, v, first, second, third)]
-    sizes, options = _plan(q, first, second, third, scale)
-    of_axes = {
-        f"B{name}": power_of_two(bias.shape[2], 16, 1 << 20)
-        for name, bias in zip("ABC", (first, second, third), strict=True)
-    }
-    given = (q, k, v, first, second, third, grad, lse, delta)
-    _backward_query[(triton.cdiv(tokens, options["BM"]), heads)](
-        *given, found[0], *found[3:], *sizes, **options, **of_axes
-    )
-    _backward_key[(triton.cdiv(tokens, options["BN"]), heads)](
-        *given, found[1], found[2], *sizes, **options
-    )
+    found = [fresh(like.shape, like) for like in given]
+    sizes, options = _plan(given, is_backward=True)
+    tiles = triton.cdiv(tokens, options["BM"])
+    lines = sizes[2] * sizes[3]
+    of_axes = {"BP": power_of_two(sizes[2], 16, 256), "BR": power_of_two(sizes[3], 16, 256)}
+    launch(
+        _backward_query, (heads * tiles,), *given, grad, lse, delta, found[0], *found[3:],
+        *sizes, tiles, scale, **options, **of_axes,
+    )  # fmt: skip
+    blocks = triton.cdiv(lines, options["NR"])
+    launch(
+        _backward_key, (heads * blocks,), *given, grad, lse, delta, found[1], found[2],
+        *sizes, blocks, scale, **options,
+    )  # fmt: skip
     return found[0], found[1], found[2], found[3], found[4], found[5]
 
 
 @grid_attention_backward.register_fake
-def _(grad, out, lse, q, k, v, first, second, third, scale):
-    return tuple(torch.empty_like(like) for like in (q, k, v, first, second, third))
+def _(grad, out, lse, q, k, v, slices, row, column, scale):
+    return tuple(like.new_empty(like.shape) for like in (q, k, v, slices, row, column))
 
 
 def _save(ctx, inputs, output) -> None:
@@ -219,16 +264,21 @@ grid_attention.register_autograd(_gradients, setup_context=_save)
 
 
 def _plan(
-    q: Tensor, first: Tensor, second: Tensor, third: Tensor, scale: float
-) -> tuple[tuple[float, ...], dict[str, int]]:
+    given: list[Tensor], *, is_backward: bool = False
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Sizes and options of a launch; blocks shrink with the width of a head and in float32."""
+    q, _, _, slices, row, column = given
     tokens, width = q.shape[1:]
-    axes = [bias.shape[2] for bias in (first, second, third)]
-    has_third = axes[2] > 0
-    if math.prod(axes if has_third else axes[:2]) != tokens:
-        raise ValueError(f"the grid {axes} does not hold {tokens} tokens")
-    block = power_of_two(tokens, 16, 32 if width > 64 or q.element_size() > 2 else 64)
-    options = {
-        "HAS_THIRD": has_third, "BM": block, "BN": block, "BE": power_of_two(width, 16, 256),
-        "UPCAST": IS_INTERPRETED,
+    grid = (max(slices.shape[2], 1), row.shape[2], column.shape[2])
+    if math.prod(grid) != tokens:
+        raise ValueError(f"the grid {grid} does not hold {tokens} tokens")
+    block_s, block_e = power_of_two(grid[2], 1, 128), power_of_two(width, 16, 128)
+    lines = max(1, 64 // block_s)
+    is_small = q.element_size() > 2 or block_e > 64
+    block_m = (32 if is_small else 64) if is_backward else (64 if is_small else 128)
+    options: dict[str, Any] = {
+        "HAS_SLICES": slices.shape[2] > 0, "NR": lines, "BS": block_s,
+        "BM": power_of_two(tokens, 16, block_m), "BE": block_e,
+        "DOT": dot_mode(q.dtype, q.device), "warps": 8,
     }  # fmt: skip
-    return (tokens, width, axes[0], axes[1], max(axes[2], 1), scale), options
+    return (tokens, width, *grid), options
