@@ -131,6 +131,7 @@ def sizes_of(encoder: TextImageEncoder) -> SmallSizes | None:
         text_width=text.width,
         text_depth=len(text.resblocks),
         text_heads=text.resblocks[0].attn.num_heads,
+        standardise=encoder.spec.mean is None,
     )
 
 

@@ -16,20 +16,23 @@ from segkit.typing import Image
 
 Tokenizer = Callable[[Sequence[str]], Int[Tensor, "texts context"]]
 Vectors = Float[Tensor, "n features"]
+LEAST_DEVIATION = 1 / 255
+"""Of a channel that is brought to deviation 1; flat images stay flat."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """Facts about an encoder.
 
-    `image_size` is the side of its square input in pixels, `mean` and `std` normalise values in
-    [0, 1], `sha256` is that of its weight file, `saliency` what suits it.
+    `image_size` is the side of its square input in pixels. `mean` and `std` normalise values in
+    [0, 1]; without them each channel of an image is brought to mean 0 and deviation 1. `sha256` is
+    that of its weight file, `saliency` what suits it.
     """
 
     name: str
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
     sha256: str = ""
     saliency: SaliencySettings = field(default_factory=SaliencySettings)
 
@@ -65,6 +68,9 @@ class TextImageEncoder(nn.Module):
             images = F.interpolate(
                 images, size=size, mode="bilinear", align_corners=False, antialias=True
             )
+        if self.spec.mean is None or self.spec.std is None:
+            deviation, centre = torch.std_mean(images, dim=(2, 3), keepdim=True)
+            return (images - centre) / deviation.clamp(min=LEAST_DEVIATION)
         mean, std = (
             images.new_tensor(value)[:, None, None] for value in (self.spec.mean, self.spec.std)
         )

@@ -16,7 +16,11 @@ MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 @dataclass(frozen=True, slots=True)
 class SmallSizes:
-    """Sizes of both encoders. Patch tokens are averaged, there is no class token at the end."""
+    """Sizes of both encoders. Patch tokens are averaged, there is no class token at the end.
+
+    With `standardise` each channel of an image is brought to mean 0 and deviation 1: its grey level
+    and tint as a whole say nothing.
+    """
 
     image_size: int = 72
     patch_size: int = 8
@@ -29,6 +33,7 @@ class SmallSizes:
     text_width: int = 64
     text_depth: int = 2
     text_heads: int = 2
+    standardise: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -76,6 +81,7 @@ def build_small(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = open_clip.model.CLIP(sizes.features, vision, text)
+    mean, std = (None, None) if sizes.standardise else (MEAN, STD)
     settings = SaliencySettings.from_dict(saliency or {"layer": -1})
-    spec = EncoderSpec(name, sizes.image_size, MEAN, STD, sha256, settings)
+    spec = EncoderSpec(name, sizes.image_size, mean, std, sha256, settings)
     return TextImageEncoder(model, tokenizer, spec=spec).eval()

@@ -7,7 +7,7 @@ from PIL import Image
 
 pytest.importorskip("open_clip", reason="needs segkit[text]")
 
-from segkit.data.datamodule import SliceDataModule
+from segkit.data.datamodule import SliceDataModule, SourceSpec
 from segkit.data.preprocess import InputSpec
 from segkit.errors import InputError
 from segkit.models import build
@@ -49,9 +49,18 @@ def test_the_result_is_a_data_set_with_confidence(predictor, prompter, images, t
     assert facts == json.loads((out / "pseudo_labels.json").read_text())
     assert (facts["kept"], facts["words"]) == (4, ["bright ring"])
     assert facts["text"]["saliency"]["steps"] == 1
-    data = SliceDataModule(out, model_input=InputSpec(2, 32, "rgb"))
-    data.setup()
-    assert data.labels == {1: "1"} or list(data.labels) == [1]
+    data = SliceDataModule(
+        out,
+        model_input=InputSpec(2, 64, "rgb"),
+        source=SourceSpec(labels={1: "ring"}),
+        cache_dir=tmp_path / "cache",
+    )
+    data.prepare()
+    samples = data.train_samples()
+    for number in range(len(samples)):
+        sample = samples.read(number)
+        labels = np.asarray(Image.open(out / "labels" / f"{sample.case_id}.png"))
+        assert np.array_equal(sample.mask[:48].numpy(), labels)
     for path in images:
         labels = np.asarray(Image.open(out / "labels" / path.name))
         sure = np.asarray(Image.open(out / "confidence" / path.name))

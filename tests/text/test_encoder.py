@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from segkit.errors import InputError
+from segkit.text.small import SmallSizes, build_small
 
 
 @torch.no_grad()
@@ -25,7 +28,17 @@ def test_wordings_are_averaged(encoder):
 def test_images_of_any_size_become_the_square_input(encoder):
     pixels = encoder.pixels(torch.full((1, 3, 20, 50), 0.5))
     assert pixels.shape == (1, 3, 32, 32)
-    assert torch.allclose(pixels, torch.zeros(1), atol=1e-6)  # (0.5 - mean) / std
+    assert torch.allclose(pixels, torch.zeros(1), atol=1e-4)  # flat images stay flat
+
+
+def test_channels_are_standardised_or_normalised():
+    images = torch.rand(1, 3, 32, 32) * torch.tensor([1.0, 0.5, 0.1])[:, None, None]
+    sizes = SmallSizes(image_size=32, width=32, heads=2, depth=1, text_width=32, text_depth=1)
+    pixels = build_small(sizes, ("ring",)).pixels(images)
+    assert torch.allclose(pixels.mean((2, 3)), torch.zeros(1, 3), atol=1e-5)
+    assert torch.allclose(pixels.std((2, 3)), torch.ones(1, 3), atol=1e-5)
+    fixed = build_small(replace(sizes, standardise=False), ("ring",)).pixels(images)
+    assert torch.allclose(fixed, (images - 0.5) / 0.25, atol=1e-6)
 
 
 @pytest.mark.parametrize("texts", [[], [" "]])

@@ -14,7 +14,7 @@ from tools.text.pictures import Captioned
 from tools.text.validate import pictures, pixels_of
 
 LAYERS = (-1, -2, -3)
-BETAS = (0.02, 0.1, 0.5)
+BETAS = (0.05, 0.5)
 NOISES: tuple[Noise, ...] = ("unit", "channel")
 
 

@@ -19,16 +19,17 @@ from segkit.models.text_encoder import save_text_encoder
 from segkit.text.encoder import TextImageEncoder
 from segkit.text.settings import SaliencySettings
 from tools.nano.export import WEIGHTS, read_log
+from tools.text.card import write_card
 from tools.text.choose import choose
 from tools.text.train import PLAN, SIZES, VALIDATE, start
 
 
 def export(
-    run: Path, folder: Path, *, pictures: int = 48, settings: SaliencySettings | None = None
+    run: Path, folder: Path, *, pictures: int = 24, settings: SaliencySettings | None = None
 ) -> dict[str, Any]:
     """Write weights and facts into `folder`; returns the facts."""
     state: dict[str, Any] = torch.load(run / "state.ckpt", weights_only=True)
-    training = start(state["plan"]["seed"], state["batch"])
+    training = start(state["plan"]["seed"], state["batch"], phrases=state.get("phrases", False))
     training.resume(state)
     encoder = training.encoder.eval()
     table: list[dict[str, Any]] = []
@@ -58,6 +59,7 @@ def export(
             "recipe": "python -m tools.text.train",
             "plan": state["plan"],
             "objective": PLAN.objective,
+            "phrases": training.phrases,
             "steps": state["step"],
             "images": state["step"] * state["batch"],
             "processor_minutes": round(state["seconds"] / 60, 1),
@@ -78,11 +80,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.text.export", description=__doc__)
     parser.add_argument("--run", type=Path, required=True, help="folder given to train as --out")
     parser.add_argument("--folder", type=Path, default=WEIGHTS)
+    parser.add_argument("--card", type=Path, help="also write the facts into this model card")
     parser.add_argument("--log", type=Path, help="also copy the log there")
-    parser.add_argument("--pictures", type=int, default=48, help="to choose settings on")
+    parser.add_argument("--pictures", type=int, default=24, help="to choose settings on")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(json.dumps(export(args.run, args.folder, pictures=args.pictures), indent=1))
+    facts = export(args.run, args.folder, pictures=args.pictures)
+    print(json.dumps(facts, indent=1))
+    if args.card:
+        write_card(args.card, facts)
     if args.log:
         shutil.copyfile(args.run / "log.jsonl", args.log)
 

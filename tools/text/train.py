@@ -23,14 +23,15 @@ from typing_extensions import override
 
 from segkit.text.small import SmallSizes, build_small
 from segkit.text.training import ContrastiveTraining, Pairs, TrainingPlan
+from tools.text.centre import centre
 from tools.text.phrases import PHRASES, known_pairs_loss
 from tools.text.pictures import MAX_KINDS, captioned_picture
 from tools.text.validate import validate
 from tools.text.vocabulary import VOCABULARY
 
-EASY = 400
+EASY = 200
 SIZES = SmallSizes()
-PLAN = TrainingPlan("info_nce", rate=2e-3, warmup=60, floor=0.01)
+PLAN = TrainingPlan("info_nce", rate=1e-3, warmup=20, floor=0.01)
 TRAIN, VALIDATE, TEST = 1, 2, 3
 """First numbers of the seeds of pictures; no picture is in two of them."""
 
@@ -66,10 +67,14 @@ def draw(step: int, *, seed: int, batch: int, size: int) -> KnownPairs:
 
 
 class CaptionTraining(ContrastiveTraining):
-    """The loss of CLIP on captions, and that of phrases of which the truth is known."""
+    """The loss of CLIP on captions and, with `phrases`, that of phrases whose truth is known."""
+
+    phrases = True
 
     @override
     def loss(self, pairs: Pairs) -> Float[Tensor, ""]:
+        if not self.phrases:
+            return super().loss(pairs)
         assert isinstance(pairs, KnownPairs)
         encoder, count = self.encoder, len(pairs.images)
         images = encoder.encode_image(encoder.pixels(pairs.images))
@@ -81,15 +86,21 @@ class CaptionTraining(ContrastiveTraining):
         return plain + known_pairs_loss(scale * images @ phrases.T, pairs.holds)
 
 
-def start(seed: int, batch: int, sizes: SmallSizes = SIZES) -> ContrastiveTraining:
+def start(
+    seed: int, batch: int, sizes: SmallSizes = SIZES, *, phrases: bool = True
+) -> CaptionTraining:
     """A run at its first step."""
     encoder = build_small(sizes, VOCABULARY, name="nano_clip", seed=seed)
     draws = partial(draw, seed=seed, batch=batch, size=sizes.image_size)
-    return CaptionTraining(encoder, PLAN, draws)
+    first = draw(EASY, seed=seed, batch=64, size=sizes.image_size)
+    centre(encoder, first.images, [*first.captions[0], *first.captions[1]])
+    training = CaptionTraining(encoder, PLAN, draws)
+    training.phrases = phrases
+    return training
 
 
 def run(
-    training: ContrastiveTraining,
+    training: CaptionTraining,
     out: Path,
     *,
     seconds: float,
@@ -120,12 +131,10 @@ def run(
     note(training, out, recent, batch)
 
 
-def note(
-    training: ContrastiveTraining, out: Path, recent: list[dict[str, float]], batch: int
-) -> None:
+def note(training: CaptionTraining, out: Path, recent: list[dict[str, float]], batch: int) -> None:
     """Save the state and append a line of losses and validation scores to the log."""
     part = out / "state.ckpt.part"
-    torch.save(training.state() | {"batch": batch}, part)
+    torch.save(training.state() | {"batch": batch, "phrases": training.phrases}, part)
     os.replace(part, out / "state.ckpt")
     line = {
         "minutes": round(training.seconds / 60, 2),
@@ -155,10 +164,11 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=60, help="seconds between two log lines")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--captions-only", action="store_true", help="without the phrases")
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    training = start(args.seed, args.batch)
+    training = start(args.seed, args.batch, phrases=not args.captions_only)
     if args.resume and (args.out / "state.ckpt").exists():
         training.resume(torch.load(args.out / "state.ckpt", weights_only=True))
     run(
