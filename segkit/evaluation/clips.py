@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Shaped
 
 from segkit.data.cases import Case
 from segkit.data.clips_sequences import ClipSpec, FrameSequence, find_sequences
@@ -44,6 +44,11 @@ class Recording:
     def image(self, index: int) -> Float[np.ndarray, "3 size size"]:
         """Model input of a frame, in [0, 1]."""
         return self.views[index].image(self.places[index])
+
+    def frame(self, index: int) -> Shaped[np.ndarray, "rows cols *colours"]:
+        """A frame as it was read."""
+        view = self.views[index]
+        return view.stack(view.source.array)[self.places[index]]
 
     def to_frame(
         self, logits: Float[np.ndarray, "c h w"], index: int

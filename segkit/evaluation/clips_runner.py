@@ -16,6 +16,7 @@ from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
 from segkit.evaluation.clips import Recording, RecordingReader
+from segkit.evaluation.clips_figures import ClipTally, FilmStrip, make_strips
 from segkit.evaluation.clips_rows import MARKS, Follow, Mark, Tracked, copy_ellipse, copy_first
 from segkit.evaluation.cohort import common_labels, labelled_cases
 from segkit.evaluation.measuring import Clock, Measured, peak_memory_mb
@@ -87,7 +88,7 @@ def evaluate_clips(
     rows, predict = _rows(predictor, settings.mark, checkpoint)
     start = time.perf_counter()
     measured = measure_clips(predict, clips.all(cases, progress), reader.labels, evaluation.scoring)
-    summary = {
+    summary: dict[str, Any] = {
         "format": FORMAT,
         "model": model_name(predictor, str(model)),
         "split": split,
@@ -101,7 +102,11 @@ def evaluate_clips(
         },
         "facts": facts(predictor),
     }
-    return Evaluation(summary, measured.table, _write(model, out, split, summary, measured.table))
+    strips: list[FilmStrip] = []
+    if (folder := _folder(model, out, split)) is not None:
+        strips = make_strips(clips, cases, predict, measured.table, summary["headline"])
+        _write(folder, model, summary, measured.table, strips)
+    return Evaluation(summary, measured.table, folder)
 
 
 def _model_input(predictor: Predictor, reader: SampleReader, case: Case) -> InputSpec:
@@ -111,21 +116,24 @@ def _model_input(predictor: Predictor, reader: SampleReader, case: Case) -> Inpu
     return default_input(reader.read(case).source, predictor.segmenter.spec.image_size)
 
 
+def _folder(model: str | Path, out: str | Path | None, split: str) -> Path | None:
+    """Where files go: `out`, for a run folder by default `eval/<split>`; else nowhere."""
+    if out is None and not Path(model).is_dir():
+        return None
+    return Path(model) / "eval" / split if out is None else Path(out)
+
+
 def _write(
+    folder: Path,
     model: str | Path,
-    out: str | Path | None,
-    split: str,
     summary: Mapping[str, Any],
     table: ScoreTable,
-) -> Path | None:
-    """Write tables and report into `out`, for a run folder by default into `eval/<split>`."""
-    run = Path(model) if Path(model).is_dir() else None
-    if out is None and run is None:
-        return None
-    folder = Path(model) / "eval" / split if out is None else Path(out)
+    strips: Sequence[FilmStrip],
+) -> None:
+    """Write tables and report."""
     write_tables(folder, summary, table)
-    write_report(folder, summary, table, run=None if run is None else RunRecord.read(run))
-    return folder
+    run = RunRecord.read(Path(model)) if Path(model).is_dir() else None
+    write_report(folder, summary, table, strips=strips, run=run)
 
 
 def measure_clips(
@@ -140,7 +148,7 @@ def measure_clips(
         InputError: There is no clip.
     """
     scores: list[Score] = []
-    clock, units = Clock(), set()
+    clock, units, tally = Clock(), set(), ClipTally()
     for recording in recordings:
         units.add(recording.unit)
         later = np.flatnonzero(recording.is_labelled)
@@ -149,6 +157,7 @@ def measure_clips(
             start = time.perf_counter()
             masks = follow(recording)
             clock.add(name, time.perf_counter() - start)
+            tally.add(name, recording, masks, labels)
             frames = [
                 label_metrics(
                     masks[index],
@@ -169,7 +178,7 @@ def measure_clips(
             fix="check the split, data.period and data.along",
             code="no_clips",
         )
-    return Measured(ScoreTable(scores, labels), clock, frozenset(units))
+    return Measured(ScoreTable(scores, labels), clock, frozenset(units), tally)
 
 
 def mean_metrics(frames: Sequence[CaseMetrics]) -> CaseMetrics:

@@ -53,10 +53,10 @@ def make_example(place: str, sample: Sample, rows: Sequence[Row], table: ScoreTa
     view = _plain_view(sample.source)
     stack = view.stack(sample.reference)
     index = int(np.count_nonzero(stack, axis=(1, 2)).argmax())
-    image = _shade(view.stack(sample.source.array)[index])
+    image = shade(view.stack(sample.source.array)[index])
     maps = {row.name: view.stack(row.predict(sample))[index] for row in rows}
     turn = _upright if isinstance(sample.source, Volume) else np.asarray
-    box = _crop([stack[index], *maps.values()])
+    box = crop([stack[index], *maps.values()])
     cut: Callable[[np.ndarray], np.ndarray] = lambda array: turn(array[box])  # noqa: E731
     return Example(
         place=place,
@@ -73,7 +73,7 @@ def _plain_view(source: Volume | Picture) -> SliceView:
     return SliceView(source, InputSpec(3, 64, "repeat", Intensity("percentile")))
 
 
-def _shade(plane: np.ndarray) -> Float[np.ndarray, "rows cols 3"]:
+def shade(plane: np.ndarray) -> Float[np.ndarray, "rows cols 3"]:
     """Grey or colour slice in [0, 1], dark and bright outliers clipped."""
     if plane.dtype == np.uint8 and plane.ndim == 3:
         return plane.astype(np.float32) / 255
@@ -88,7 +88,7 @@ def _upright(array: np.ndarray) -> np.ndarray:
     return array[::-1, ::-1]
 
 
-def _crop(masks: Sequence[np.ndarray]) -> tuple[slice, slice]:
+def crop(masks: Sequence[np.ndarray]) -> tuple[slice, slice]:
     """Neighbourhood of all masks; the whole slice where all are empty."""
     union = np.logical_or.reduce([mask > 0 for mask in masks])
     if not union.any():

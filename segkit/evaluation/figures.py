@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from segkit.evaluation.clips_figures import FilmStrip
 from segkit.evaluation.examples import Example
 from segkit.evaluation.scores import ScoreTable
 from segkit.evaluation.theme import (
@@ -102,6 +103,43 @@ def overlay(
             axes.set_title(f"{titles.get(row, row)} · Dice {example.dice[row]:.3f}", fontsize=9.5)
         figure.subplots_adjust(0.004, 0.01, 0.996, 1 - 0.27 / height, wspace=0.03)
         return to_png(figure)
+
+
+def film_strip(
+    strip: FilmStrip, titles: Mapping[str, str], labels: Mapping[int, str], theme: Theme
+) -> bytes:
+    """Frames from left to right, one line per row: its contours over those of the reference."""
+    count, lines = len(strip.numbers), len(strip.predictions)
+    rows, cols = strip.images[0].shape[:2]
+    width = 10.5 / max(count, 6)
+    height = width * min(max(rows * strip.aspect / cols, 0.35), 1.25) + 0.25
+    with new_figure(width * count, lines * height + 0.2, theme) as figure:
+        grid = figure.subplots(lines, count, squeeze=False)
+        for line, (row, masks) in zip(grid, strip.predictions.items(), strict=True):
+            for place, axes in enumerate(line):
+                _film_frame(axes, strip, place, masks[place], labels)
+            name = f"{titles.get(row, row)} · Dice {strip.dice[row]:.3f}"
+            line[0].set_title(name, fontsize=9)
+        for axes, number in zip(grid[-1], strip.numbers, strict=True):
+            text = f"frame {number}" if number else "frame 0 (shown)"
+            axes.text(
+                0.5, -0.02, text, transform=axes.transAxes, ha="center", va="top", fontsize=8.5
+            )
+        bottom = 0.2 / (lines * height + 0.2)
+        figure.subplots_adjust(
+            0.004, bottom, 0.996, 1 - 0.22 / (lines * height), wspace=0.03, hspace=0.25 / height
+        )
+        return to_png(figure)
+
+
+def _film_frame(
+    axes: Axes, strip: FilmStrip, place: int, mask: np.ndarray, labels: Mapping[int, str]
+) -> None:
+    axes.imshow(strip.images[place], aspect=strip.aspect, interpolation="nearest")
+    axes.set_axis_off()
+    if (reference := strip.reference[place]) is not None:
+        _contours(axes, reference, labels, is_reference=True)
+    _contours(axes, mask, labels, is_reference=False)
 
 
 def _contours(

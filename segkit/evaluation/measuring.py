@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from segkit.evaluation.rows import Row
 from segkit.evaluation.samples import Sample
 from segkit.evaluation.scores import Score, ScoreTable
 from segkit.evaluation.settings import Scoring
+from segkit.evaluation.statistics import Resampling
 from segkit.metrics import label_metrics
 
 _log = logging.getLogger(__name__)
@@ -41,14 +43,26 @@ class Clock:
         }
 
 
+class Figures(Protocol):
+    """Figures beside those of a `ScoreTable`."""
+
+    def summarise(self, row: str, resampling: Resampling) -> dict[str, Any]:
+        """Entries of a row in `summary.json`."""
+        ...
+
+    def definitions(self) -> dict[str, str]:
+        """One sentence for each figure."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Scores, times, the units in which distances were measured, and figures of maps."""
+    """Scores, times, the units in which distances were measured, and figures of maps or clips."""
 
     table: ScoreTable
     clock: Clock
     units: frozenset[str]
-    maps: MapTally = field(default_factory=MapTally)
+    maps: Figures = field(default_factory=MapTally)
 
 
 def measure(

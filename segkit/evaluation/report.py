@@ -1,6 +1,7 @@
 """`report.html`: one file with everything a reader needs, no scripts and nothing to load."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from segkit.evaluation import figures
+from segkit.evaluation.clips_figures import FilmStrip
 from segkit.evaluation.examples import Example
+from segkit.evaluation.interactions import TARGETS
 from segkit.evaluation.results import write_atomically
 from segkit.evaluation.run_record import RunRecord
 from segkit.evaluation.scores import ScoreTable
 from segkit.evaluation.theme import CLASS_COLOURS, DARK, LIGHT, Theme
+from segkit.metrics.clip import CLIP_FIGURES
 from segkit.metrics.saliency import SALIENCY
 from segkit.version import VERSION
 
@@ -31,6 +35,11 @@ _NAMES = {
     "mae": "MAE",
     "mean_dice": "Mean Dice of thresholds",
     "mean_iou": "Mean IoU of thresholds",
+    "j": "J",
+    "f": "F",
+    "j_and_f": "J&F",
+    "consistency": "Temporal consistency",
+    "frames": "Frames",
 }
 
 
@@ -40,6 +49,7 @@ def write_report(
     table: ScoreTable,
     examples: Sequence[Example] = (),
     *,
+    strips: Sequence[FilmStrip] = (),
     run: RunRecord | None = None,
 ) -> Path:
     """Write `report.html` and `figures/*.png` into `folder` and return the page.
@@ -47,7 +57,7 @@ def write_report(
     `summary` is the document of `summary.json`; `run` adds learning curves and settings.
     """
     run = run or RunRecord()
-    light, dark = (_draw(theme, summary, table, examples, run) for theme in (LIGHT, DARK))
+    light, dark = (_draw(theme, summary, table, examples, strips, run) for theme in (LIGHT, DARK))
     for name, image in light.items():
         write_atomically(folder / "figures" / f"{name}.png", image)
     encoded = {
@@ -63,7 +73,9 @@ def write_report(
             version=VERSION,
             **_head(summary),
             **_tables(summary),
+            **_clicks(summary),
             **_examples(summary, examples),
+            strips=strips,
             **_facts(summary, run),
         )
     )
@@ -91,6 +103,7 @@ def _draw(
     summary: Summary,
     table: ScoreTable,
     examples: Sequence[Example],
+    strips: Sequence[FilmStrip],
     run: RunRecord,
 ) -> dict[str, bytes]:
     """All figures by file name, without suffix."""
@@ -100,6 +113,8 @@ def _draw(
     drawn = {"distributions": figures.distributions(table, shown, titles, theme)}
     for example in examples:
         drawn[f"example_{example.place}"] = figures.overlay(example, titles, table.labels, theme)
+    for strip in strips:
+        drawn[f"strip_{strip.place}"] = figures.film_strip(strip, titles, table.labels, theme)
     if summary["robustness"]:
         drawn["robustness"] = figures.robustness(summary["robustness"], titles, theme)
     if run.curves:
@@ -164,7 +179,26 @@ def _tables(summary: Summary) -> dict[str, Any]:
         "calibrated": [row for row in rows if "calibration" in row],
         "salient": [row for row in rows if "saliency" in row],
         "map_figures": {name: _NAMES[name] for name in SALIENCY},
+        "followed": [row for row in rows if "clip" in row],
+        "clip_figures": {name: _NAMES[name] for name in CLIP_FIGURES},
     }
+
+
+def _clicks(summary: Summary) -> dict[str, Any]:
+    """What it took to mark objects in volumes; models that were shown none are left out."""
+    return {
+        "interactions": [
+            {"title": _untold(summary["rows"][name]["title"]), **found}
+            for name, found in summary.get("interactions", {}).items()
+            if found["objects"]
+        ],
+        "click_targets": [f"{target:g}" for target in TARGETS],
+    }
+
+
+def _untold(title: str) -> str:
+    """Title of a row without its number of clicks."""
+    return re.sub(r", \d+ clicks?$", "", title)
 
 
 def _examples(summary: Summary, examples: Sequence[Example]) -> dict[str, Any]:

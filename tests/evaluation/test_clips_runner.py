@@ -13,6 +13,7 @@ from segkit.data.datasets import find_cases
 from segkit.data.preprocess import InputSpec, Intensity
 from segkit.errors import InputError
 from segkit.evaluation.clips import RecordingReader
+from segkit.evaluation.clips_figures import film_strip
 from segkit.evaluation.clips_rows import Sliced, Tracked, copy_ellipse, copy_first
 from segkit.evaluation.clips_runner import (
     ClipSettings,
@@ -106,6 +107,17 @@ def test_figures_are_means_over_labelled_frames_after_the_first(recordings):
     assert measured.units == {"px"}
 
 
+def test_a_strip_has_the_labelled_frames_and_leaves_unlabelled_ones_bare(recordings):
+    measured = measure_clips({"copy": copy_first}, clips_of(recordings), LABELS, Scoring())
+    recording = clips_of(recordings)[0]
+    strip = film_strip("best", recording, {"copy": copy_first(recording)}, measured.table)
+    assert strip.numbers == (0, 1, 2, 3)
+    assert [one is not None for one in strip.reference] == [True, True, False, True]
+    assert {one.shape[:2] for one in strip.images} == {strip.predictions["copy"][0].shape}
+    assert strip.images[0].max() <= 1
+    assert strip.dice == {"copy": pytest.approx(0.5)}
+
+
 def test_nothing_to_measure_is_an_error():
     with pytest.raises(InputError, match="no clip shows an object"):
         measure_clips({"copy": copy_first}, [], LABELS, Scoring())
@@ -164,3 +176,12 @@ def test_a_run_is_evaluated_beside_zero_shot_and_copies(recordings, tmp_path):
     )
     assert (folder / "report.html").exists()
     assert (folder / "cases.csv").read_text().count("\n") == 3
+    clip = found.summary["rows"]["copy_last"]["clip"]
+    # the square moves by 4 pixels of 16 to the next labelled frame, then by 8
+    assert clip["j"]["mean"] == pytest.approx((12 / 20 + 4 / 28) / 2)
+    assert clip["consistency"]["mean"] == pytest.approx(1 - ((1 - 12 / 20) + (1 - 8 / 24)) / 2)
+    assert "shown and not measured" in found.summary["definitions"]["frames"]
+    page = (folder / "report.html").read_text()
+    assert "J&amp;F" in page
+    assert page.count("frame by frame") >= 2
+    assert (folder / "figures" / "strip_best.png").stat().st_size > 5000
