@@ -68,8 +68,8 @@ SUPERVISED = ("hippocampus_stunet", "hippocampus_unet")  # their options are a n
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_builds(name: str) -> None:
     more = ["adapter.ratio=4"] if name in ("vessels", "sam_adapter_polyp") else []
-    more += ["adapter.blocks=2"] if name == "dd_sam2" else []
-    backbone = "sam2_test" if name in ("cine_video", "dd_sam2") else "sam_tiny"
+    more += ["adapter.blocks=2"] if name.startswith("dd_sam2") else []
+    backbone = "sam2_test" if name.startswith(("cine_video", "dd_sam2")) else "sam_tiny"
     backbone = "sam3d_tiny" if is_volumetric(name) else backbone
     chosen = [] if name in SUPERVISED else [f"backbone={backbone}"]
     cfg = compose(f"experiment={name}", *chosen, *more)
