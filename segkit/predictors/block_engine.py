@@ -29,6 +29,8 @@ MARGIN = 1.25
 """A block is at least this many times as long as the marks it is centred on."""
 POINTS_INSIDE = 8
 """Clicks that stand for a region."""
+MARKS_PER_DECODE = 256
+"""More points in one block go in several rounds, each refining the mask of the one before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,12 +178,12 @@ class BlockEngine(Engine[Masks]):
         groups: list[np.ndarray] = []
         for mark in new:
             for number, group in enumerate(groups):
-                joined = np.concatenate([group, mark.points])
+                joined = _corners(np.concatenate([group, mark.points]))
                 if (np.ptp(joined, axis=0) * MARGIN + 1 <= patch).all():
                     groups[number] = joined
                     break
             else:
-                groups.append(mark.points)
+                groups.append(_corners(mark.points))
         for group in groups:
             middle = (group.min(axis=0) + group.max(axis=0) + 1) / 2
             needed = (np.ptp(group, axis=0) + 1) * MARGIN / patch
@@ -235,21 +237,30 @@ class _Decoder:
         # how many blocks follow is known only when the mask fits
         self.watch.step(self._done, self._done + 1)
         points, labels = self._marks(frame)
-        prompts = Prompts(
-            torch.tensor(points, dtype=torch.float32).reshape(1, -1, 3),
-            torch.tensor(labels, dtype=torch.long)[None],
-            self._prior(frame, state),
-        )
-        is_ambiguous = prompts.masks is None and labels == [1]
-        found = self.blocks.decode(frame, prompts, multimask=is_ambiguous).best()
+        prior = self._prior(frame, state)
+        is_ambiguous = prior is None and labels == [1]
+        # the released network cannot start from a mask: it sees all points at once
+        most = MARKS_PER_DECODE if self._takes_masks else max(len(points), 1)
+        for start in range(0, max(len(points), 1), most):
+            prompts = Prompts(
+                torch.tensor(points[start : start + most], dtype=torch.float32).reshape(1, -1, 3),
+                torch.tensor(labels[start : start + most], dtype=torch.long)[None],
+                prior,
+            )
+            found = self.blocks.decode(frame, prompts, multimask=is_ambiguous).best()
+            prior = found.logits.float()
         self._done += 1
         return BlockMask(frame, found.logits[0, 0].half().cpu(), float(found.iou[0, 0]))
 
+    @property
+    def _takes_masks(self) -> bool:
+        return getattr(self.blocks.segmenter.prompt_encoder, "compat", None) != "authors"
+
     def _marks(self, frame: Frame) -> tuple[list[list[float]], list[int]]:
-        """Marks in voxels of a block; boxes are cut at its faces."""
+        """Marks in voxels of a block, boxes first and cut at its faces."""
         points: list[list[float]] = []
         labels: list[int] = []
-        for mark in self.marks:
+        for mark in sorted(self.marks, key=lambda mark: BOX_FIRST not in mark.labels):
             inside = frame.to_block(mark.points)
             if BOX_FIRST in mark.labels:
                 most = np.array(frame.size) - 0.5
@@ -263,8 +274,8 @@ class _Decoder:
 
     def _prior(self, frame: Frame, state: Masks) -> Float[torch.Tensor, "1 1 d h w"] | None:
         """The mask so far in a block, with new regions added or removed; None without any."""
-        if getattr(self.blocks.segmenter.prompt_encoder, "compat", None) == "authors":
-            return None  # the released network knows points only
+        if not self._takes_masks:
+            return None
         out = np.full(frame.size, -GIVEN_LOGIT, dtype=np.float32)
         is_touched = False
         for mask in state:
@@ -340,6 +351,10 @@ def _touches(mask: BlockMask, shape: Sequence[int]) -> bool:
         if mask.frame.last[axis] < shape[axis] and faces[-1].any():
             return True
     return False
+
+
+def _corners(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "2 3"]:
+    return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
 def _edge(values: Sequence[float] | np.ndarray) -> Edge:

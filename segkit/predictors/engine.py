@@ -7,13 +7,14 @@ nothing of it; what it does keep are embeddings, which all objects of an image s
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from segkit.data.volume import Picture, Volume
+from segkit.errors import InputError
 from segkit.geometry import Geometry
 from segkit.predictors.marks import Mark
 from segkit.predictors.watch import Watch
@@ -37,6 +38,14 @@ class Propagation:
     stop: int
     min_iou: float
     min_overlap: float
+    margin: float
+
+    def __post_init__(self) -> None:
+        allowed = get_args(Hint)
+        if not self.hints or set(self.hints) - set(allowed):
+            raise InputError(f"hints must be some of {allowed}, got {self.hints}")
+        if not 0 <= self.margin <= 1:
+            raise InputError(f"margin must be in [0, 1] of the box, got {self.margin}")
 
 
 @dataclass(slots=True, eq=False)

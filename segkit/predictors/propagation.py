@@ -7,6 +7,7 @@ divides, there overlapping parts are merged).
 """
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,8 +64,17 @@ def project(neighbour: Logits, slices: EncodedSlices, how: Propagation) -> Promp
     if "points" in how.hints:
         prompts = extend(prompts, first_click(mask, generator, place="deepest"))
     if "box" in how.hints:
-        prompts = extend(prompts, box_from_mask(mask))
+        prompts = extend(prompts, _widened(box_from_mask(mask), how.margin, size))
     return Prompts(prompts.points, prompts.labels, neighbour[None] if "mask" in how.hints else None)
+
+
+def _widened(box: Prompts, margin: float, size: int) -> Prompts:
+    """Move the sides of a box outwards by a share of its extent: objects grow between slices."""
+    first, last = box.points.unbind(1)
+    more = margin * (last - first)
+    points = torch.stack([first - more, last + more], dim=1)
+    points[..., 1:] = points[..., 1:].clamp(0, size - 1)
+    return replace(box, points=points)
 
 
 def _walks(

@@ -28,8 +28,6 @@ from segkit.predictors.marks import (
 from segkit.predictors.uncertainty import SAMPLING, Ensemble, Sampling, sample
 from segkit.predictors.watch import UNWATCHED, Cancel, Progress, Watch
 
-HINTS: tuple[Hint, ...] = ("box", "mask", "points")
-
 
 class Session:
     """Prompts and mask of one object in an image or a volume; `object` opens further objects.
@@ -183,31 +181,26 @@ class Session:
         *,
         start: int | None = None,
         stop: int | None = None,
-        hints: Sequence[Hint] = ("box", "mask"),
+        hints: Sequence[Hint] = ("box", "points"),
         min_iou: float = 0.5,
         min_overlap: float = 0.3,
+        margin: float = 0.1,
     ) -> Self:
         """Carry the masks of marked slices to the slices between and beyond them.
 
-        Each slice is prompted by `hints` ("box", "mask", "points") taken from its neighbour's mask.
+        Each slice is prompted by `hints` ("box", "mask", "points") taken from its neighbour's mask;
+        boxes are wider than it by a share `margin` of their extent on each side.
         A walk ends at slice `start` or before `stop` (voxel slices along the slice axis; default
         all), at the next marked slice, halfway to one that comes to meet it, or where the mask
         collapses: predicted IoU below `min_iou`, IoU with its neighbour below `min_overlap`, or a
         tenth of its area. Slices carried over earlier are replaced.
 
         Raises:
-            InputError: No prompt yet, a range outside the volume, an unknown hint, or a model that
-                sees blocks and needs no propagation.
+            InputError: No prompt yet, a range outside the volume, an unknown hint, a margin outside
+                [0, 1], or a model that sees blocks and needs no propagation.
         """
-        if not hints or set(hints) - set(HINTS):
-            raise InputError(f"hints must be some of {HINTS}, got {tuple(hints)}")
-        how = Propagation(
-            tuple(hints),
-            0 if start is None else start,
-            self._engine.slice_count if stop is None else stop,
-            min_iou,
-            min_overlap,
-        )
+        stop = self._engine.slice_count if stop is None else stop
+        how = Propagation(tuple(hints), start or 0, stop, min_iou, min_overlap, margin)
         self._engine.check_propagation(how)
         with self._lock:
             self._check_prompted()

@@ -141,6 +141,19 @@ def test_thin_anisotropic_and_small_volumes_work(
     assert dice(found, volume.array > 0) > 0.75
 
 
+def test_p11_ten_thousand_clicks_are_decoded_in_rounds(bright: Make, a_scan: Make) -> None:
+    predictor = bright(patch=(40, 60, 60))
+    session = predictor.open(a_scan(SHAPE, NEAR, FAR, spacing_mm=EVEN))
+    clicks = [(10, 10, 10), (30, 48, 47), *((0, n // 60, n % 60) for n in range(3_000))]
+    clicks += [(k, j, j) for k in range(1, 8) for j in range(60)]
+    session.add_box((FAR[0], FAR[1])).add_points(clicks * 3, [1] * (3 * len(clicks)))
+    np.testing.assert_array_equal(session.mask(), inside(NEAR, FAR))
+    rounds = [prompts.labels.shape[1] for prompts in predictor.model.seen]
+    assert max(rounds) == 256
+    assert predictor.model.seen[1].labels[0, :2].tolist() == [2, 3]
+    assert predictor.model.encoded == 1
+
+
 def test_only_background_clicks_and_background_everywhere(bright: Make, a_scan: Make) -> None:
     session = bright(patch=PATCH).open(a_scan(SHAPE, spacing_mm=EVEN))
     with pytest.warns(DataWarning, match="only background marks"):

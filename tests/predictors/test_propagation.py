@@ -31,6 +31,20 @@ def test_one_slice_reaches_both_ends_of_the_object(
     np.testing.assert_array_equal(session.undo().mask(), inside(((5, 10, 10), (6, 24, 24))))
 
 
+def test_boxes_are_wider_than_the_neighbour_so_that_objects_can_grow(
+    bright: Make, a_scan: Make
+) -> None:
+    cone = [((k, 15 - k, 15 - k), (k + 1, 26 + k, 26 + k)) for k in range(2, 10)]
+    volume = a_scan(SHAPE, *cone)
+    session = bright().open(volume).add_box(cone[0])
+    wide = session.propagate(hints=("box",)).mask()
+    np.testing.assert_array_equal(wide, inside(*cone))
+    tight = session.undo().propagate(hints=("box",), margin=0).mask()
+    assert tight[9].sum() == tight[2].sum() < wide[9].sum()
+    with pytest.raises(InputError, match=r"margin must be in \[0, 1\] of the box, got -1"):
+        session.propagate(margin=-1)
+
+
 def test_range_is_half_open_in_voxel_slices(bright: Make, a_scan: Make) -> None:
     session = bright().open(a_scan(SHAPE, BODY)).add_points([(5, 15, 15)], [1])
     session.propagate(start=4, stop=8)
