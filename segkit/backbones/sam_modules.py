@@ -53,6 +53,7 @@ TINY = SamSizes(
 NANO = SamSizes(
     "nano", image_size=256, embed_dim=192, depth=6, heads=6, global_blocks=(2, 5), window=8,
     rel_pos=False, out_dim=128, decoder_heads=8, decoder_mlp=512, iou_hidden=128,
+    draws_prompts=True,
 )  # fmt: skip
 SIZES = {sizes.name: sizes for sizes in (VIT_B, VIT_B_384, VIT_L, VIT_H, TINY, NANO)}
 

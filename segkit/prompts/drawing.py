@@ -13,6 +13,21 @@ SLOPE = 3.0
 SPREAD = 1.0
 """Standard deviation of a click's blob, in mask pixels."""
 
+FRESH = 2.0
+"""Weight in the masks of a drawing without an earlier mask: the decoder has little to add yet."""
+
+
+def first_logits(
+    drawn: Float[Tensor, "objects 1 rows cols"], has_mask: Float[Tensor, " objects"] | bool = False
+) -> Float[Tensor, "objects 1 rows cols"]:
+    """Logits that masks start from: a drawing as it is with an earlier mask in it, else `FRESH`.
+
+    The weight was chosen on generated validation pictures.
+    """
+    if isinstance(has_mask, bool):
+        return drawn if has_mask else FRESH * drawn
+    return drawn * (FRESH + (1 - FRESH) * has_mask).view(-1, 1, 1, 1)
+
 
 def draw_marks(
     points: Float[Tensor, "objects points 3"],

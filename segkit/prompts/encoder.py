@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from segkit.errors import InputError
 from segkit.prompts.base import PromptEncoder
-from segkit.prompts.drawing import draw_marks
+from segkit.prompts.drawing import draw_marks, first_logits
 from segkit.prompts.positions import PositionCodes
 from segkit.typing import BOX_FIRST, PADDING, Prompts, PromptTokens
 
@@ -121,7 +121,8 @@ class SamPromptEncoder(PromptEncoder):
         if prompts.masks is None:
             is_marked = (prompts.labels != PADDING).any(dim=1).view(-1, 1, 1, 1)
             dense = torch.where(is_marked, dense, self._no_mask(len(dense), size))
-        return PromptTokens(sparse, dense, self._positions(size), drawn)
+        start = first_logits(drawn, has_mask=prompts.masks is not None)
+        return PromptTokens(sparse, dense, self._positions(size), start)
 
     def _check_masks(
         self,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segkit.prompts.drawing import LIMIT, draw_marks
+from segkit.prompts.drawing import FRESH, LIMIT, draw_marks, first_logits
 from segkit.prompts.simulate import box_from_mask, first_click
 
 CELL = 4.0
@@ -111,3 +111,12 @@ def test_nothing_leaves_the_device() -> None:
     """On the meta device any look at a value would fail."""
     points, labels = (tensor.to("meta") for tensor in marks((0, 0, 2), (9, 9, 3), (4, 4, 1)))
     assert draw_marks(points, labels, (16, 16), CELL).shape == (1, 1, 16, 16)
+
+
+def test_fresh_drawings_weigh_more_than_earlier_masks() -> None:
+    drawn = torch.linspace(-1, 1, 32).view(2, 1, 4, 4)
+    mixed = first_logits(drawn, torch.tensor([1.0, 0.0]))
+    assert torch.equal(mixed[:1], first_logits(drawn[:1], has_mask=True))
+    assert torch.equal(mixed[1:], first_logits(drawn[1:], has_mask=False))
+    assert torch.equal(mixed[1], FRESH * drawn[1])
+    assert torch.equal(mixed[0], drawn[0])

@@ -15,7 +15,14 @@ from segkit.decoders.mask import MaskDecoder
 from segkit.prompts.encoder import SamPromptEncoder
 from segkit.typing import Features, Grid, Prompts
 from tools.nano import objects, step, train
-from tools.nano.export import WEIGHTS, draw_curve, export, read_log, started_from
+from tools.nano.export import (
+    WEIGHTS,
+    draw_curve,
+    export,
+    one_after_the_other,
+    read_log,
+    started_from,
+)
 from tools.nano.network import decode, encode, initialise
 
 SMALL = replace(TINY, name="small", rel_pos=False)
@@ -268,6 +275,11 @@ def test_the_facts_tell_what_a_run_started_from(tmp_path):
     assert started_from("0123", path)["started_from"] == {"sha256": "0123", **facts["training"]}
     with pytest.raises(ValueError, match=r"started from 4567, .* tells about 0123"):
         started_from("4567", path)
+
+
+def test_logs_of_runs_count_on():
+    logs = [[{"images": 5}, {"images": 9}], [{"images": 2}], [{"images": 4}]]
+    assert [line["images"] for line in one_after_the_other(logs)] == [5, 9, 11, 15]
 
 
 def test_shipped_weights_are_those_of_the_card():

@@ -27,6 +27,15 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+def one_after_the_other(logs: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Join logs of runs that started from each other; `images` counts on."""
+    joined: list[dict[str, Any]] = []
+    for log in logs:
+        before = joined[-1]["images"] if joined else 0
+        joined += [{**line, "images": before + line["images"]} for line in log]
+    return joined
+
+
 def started_from(sha256: str | None, path: Path) -> dict[str, Any]:
     """Training facts of the weights that a run started from, out of the facts file at `path`.
 
@@ -111,10 +120,14 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder given to train as --out")
     parser.add_argument("--folder", type=Path, default=WEIGHTS)
     parser.add_argument("--curve", type=Path, help="also draw the learning curve into this PNG")
+    parser.add_argument(
+        "--before", type=Path, nargs="+", default=[], help="folders of the runs it started from"
+    )
     args = parser.parse_args()
     print(json.dumps(export(args.run, args.folder), indent=1))
     if args.curve:
-        draw_curve(read_log(args.run), args.curve)
+        logs = [read_log(run) for run in (*args.before, args.run)]
+        draw_curve(one_after_the_other(logs), args.curve)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from segment_anything.modeling.image_encoder import window_partition, window_unp
 from torch import Tensor, nn
 
 from segkit.backbones.sam_modules import SamModules
-from segkit.prompts.drawing import draw_marks
+from segkit.prompts.drawing import draw_marks, first_logits
 
 
 def initialise(modules: SamModules, seed: int) -> None:
@@ -151,7 +151,8 @@ def _dense(
         drawn = draw_marks(
             kji, labels, (height, width), modules.sizes.patch_size / 4, masks, has_mask
         )
-        return prompts.mask_downscaling(drawn), drawn
+        fresh = features.new_zeros(len(features)) if masks is None else has_mask
+        return prompts.mask_downscaling(drawn), first_logits(drawn, fresh)
     dense = prompts.no_mask_embed.weight.reshape(1, -1, 1, 1).expand_as(features)
     if masks is not None:
         given = has_mask.view(-1, 1, 1, 1)
