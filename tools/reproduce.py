@@ -64,11 +64,14 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--only", nargs="+", choices=[study.name for study in STUDIES])
     parser.add_argument("--time-scale", type=float, default=1.0, help="of the training time")
+    parser.add_argument("--cpu-time", action="store_true", help="count CPU time, not wall time")
     parser.add_argument("--table", action="store_true", help="only collect what has been run")
     args = parser.parse_args()
     chosen = [study for study in STUDIES if not args.only or study.name in args.only]
     for study in () if args.table else chosen:
-        reproduce(study, args.data / study.data, args.runs / study.name, args.time_scale)
+        minutes = study.minutes * args.time_scale
+        limit = cpu_limit(minutes) if args.cpu_time else wall_limit(minutes)
+        reproduce(study, args.data / study.data, args.runs / study.name, limit)
     rows = [row for study in STUDIES for row in collect(study)]
     notes = (
         "Test splits; mean over cases with a 95 % bootstrap interval over subjects. Zero-shot rows "
@@ -77,18 +80,27 @@ def main() -> None:
     print(table.write("experiments", "Experiments on real data", rows, notes=notes).read_text())
 
 
-def reproduce(study: Study, data: Path, run: Path, scale: float) -> None:
-    """Train and evaluate one study; keep its summary with time and peak memory."""
-    minutes = study.minutes * scale
+def wall_limit(minutes: float) -> list[str]:
+    """Overrides that end a training after so many minutes."""
     limit = f"trainer.max_time=00:{int(minutes // 60):02}:{int(minutes % 60):02}:"
-    limit += f"{round(minutes % 1 * 60):02}"
+    return [limit + f"{round(minutes % 1 * 60):02}"]
+
+
+def cpu_limit(minutes: float) -> list[str]:
+    """Overrides that end a training after so many minutes of CPU time, all threads together."""
+    timer = f"{{_target_: segkit.lightning.CpuTimer, minutes: {minutes}}}"
+    return ["trainer.max_time=null", f"+callbacks.timer={timer}"]
+
+
+def reproduce(study: Study, data: Path, run: Path, limit: Sequence[str]) -> None:
+    """Train and evaluate one study; keep its summary with time and peak memory."""
     train = [
         "train",
         f"experiment={study.experiment or study.name}",
         f"data.root={data}",
         f"run={run}",
     ]
-    train += [limit, "trainer.max_epochs=-1", "optimizer.follow=time", *study.overrides]
+    train += [*limit, "trainer.max_epochs=-1", "optimizer.follow=time", *study.overrides]
     seconds = segkit(train)
     peak_mib = json.loads((run / "environment.json").read_text())["result"]["peak_memory_mib"]
     segkit(["eval", f"run={run}", f"data.root={data}"])
