@@ -12,6 +12,7 @@ from segkit.typing import Grid, Prompts
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_vit_b_trains_on_a_block_of_128_within_24_gib() -> None:
     segmenter = build.sam3d_vit_b(
         checkpoint="random", adapter=partial(Spatial), checkpointing=True
