@@ -56,7 +56,7 @@ def test_the_result_is_a_data_set_with_confidence(predictor, prompter, images, t
         cache_dir=tmp_path / "cache",
     )
     data.prepare()
-    samples = data.train_samples()
+    samples = data.train_samples
     for number in range(len(samples)):
         sample = samples.read(number)
         labels = np.asarray(Image.open(out / "labels" / f"{sample.case_id}.png"))

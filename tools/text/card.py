@@ -30,6 +30,7 @@ def _section(facts: Mapping[str, Any]) -> str:
     plan = training["plan"]
     kinds = "captions and known phrases" if training["phrases"] else "captions alone"
     best = max(row["box_iou"] for row in facts["saliency_candidates"])
+    standardised = facts["sizes"]["standardise"]
     rows = (
         ("sha256", f"`{facts['sha256']}`"),
         ("size", f"{facts['bytes']:,} bytes, {facts['parameters']:,} parameters"),
@@ -44,6 +45,7 @@ def _section(facts: Mapping[str, Any]) -> str:
             f"{training['processor_minutes']} minutes of processor time, {kinds}, "
             f"rate {plan['rate']:g}",
         ),
+        ("input", "standardised channels" if standardised else "mean 0.5, deviation 0.25 for all"),
         ("right caption of 128 first", f"{scores['retrieval']:.3f} (chance 0.008)"),
         ("right tone of 2", f"{scores['tone']:.3f} (chance 0.5)"),
         ("right shape of 4", f"{scores['shape']:.3f} (chance 0.25)"),
