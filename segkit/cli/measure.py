@@ -11,16 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from segkit.cli.measure_intervals import intervals_of_picture, read_volume, volume_intervals
 from segkit.data.atomic import atomic_file
 from segkit.data.dicom_seg import read_seg
 from segkit.data.options import ReadOptions, add_read_arguments, read_options_from
 from segkit.data.readers import load
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
-from segkit.metrics.measurements import Measurements, measure
-from segkit.metrics.shapes import change, describe_shapes, interval, measure_picture, relate
+from segkit.metrics.measurements import measure
+from segkit.metrics.shapes import change, describe_shapes, measure_picture, relate
 
 EXAMPLE = """examples:
   segkit measure liver.nii.gz
@@ -28,6 +27,7 @@ EXAMPLE = """examples:
   segkit measure later.nii.gz --before earlier.nii.gz --html change.html
   segkit measure spine.nii.gz --between 1,2
   segkit measure tumour.nii.gz --probability tumour_probability.nii.gz
+  segkit measure spine.nii.gz --between 1,2 --probability 1=p1.nii.gz --probability 2=p2.nii.gz
   segkit measure head.png --pixel-mm 0.11,0.11
 
 Diameters follow RECIST 1.1: the longest in any slice of the plane of acquisition, and the longest
@@ -53,14 +53,19 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="distances and angle of two labels",
     )  # fmt: skip
     parser.add_argument(
-        "--probability", type=Path, metavar="FILE", help="of the mask's one label: adds intervals"
-    )
+        "--probability", type=_labelled, metavar="[LABEL=]FILE", action="append", default=[],
+        help="of a label of the mask: adds 95 %% intervals to what is measured",
+    )  # fmt: skip
+    parser.add_argument(
+        "--before-probability", type=_labelled, metavar="[LABEL=]FILE", action="append",
+        default=[], help="of a label of the earlier scan: intervals of the change",
+    )  # fmt: skip
     parser.add_argument(
         "--pixel-mm", type=_pair_of(float), metavar="ROW,COL", help="pixel size of a picture"
     )
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON")
     parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="also write a table, row per label"
+        "--csv", type=Path, metavar="FILE", help="also write a table, row per label; others beside"
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
     reading = parser.add_argument_group("reading (each makes one refusal proceed)")
@@ -74,17 +79,18 @@ def run(args: argparse.Namespace) -> int:
     result = (
         _of_picture(found, args) if isinstance(found, Picture) else _of_volume(found, args, options)
     )
-    for path, write in ((args.csv, _as_csv), (args.html, _as_html)):
-        if path is not None:
-            with atomic_file(path) as file:
-                file.write(write(result).encode())
+    if args.csv is not None:
+        _write_tables(args.csv, result)
+    if args.html is not None:
+        with atomic_file(args.html) as file:
+            file.write(_as_html(result).encode())
     text = json.dumps(result, indent=2) if args.json else as_text(result)
     sys.stdout.write(text + "\n")
     return 0
 
 
 def _of_volume(mask: Volume, args: argparse.Namespace, options: ReadOptions) -> dict[str, Any]:
-    image = None if args.image is None else _volume(args.image, options)
+    image = None if args.image is None else read_volume(args.image, options)
     if image is not None and mask.header.get("format") == "dicom-seg":
         # its own grid holds only the slices with segments
         mask = read_seg(args.mask, like=image, segment=options.frame)
@@ -94,18 +100,18 @@ def _of_volume(mask: Volume, args: argparse.Namespace, options: ReadOptions) -> 
     result["relations"] = [
         asdict(relate(mask.array, mask.geometry, *pair)) for pair in args.between
     ]
+    before = None
     if args.before is not None:
-        before = measure(_volume(args.before, options))
+        before = measure(read_volume(args.before, options))
         result["change"] = [asdict(each) for each in change(before, measured)]
-    if args.probability is not None:
-        result["intervals"] = _intervals(measured, mask, _volume(args.probability, options))
+    result["intervals"] = volume_intervals(args, options, mask, measured, before)
     return result
 
 
 def _of_picture(mask: Picture, args: argparse.Namespace) -> dict[str, Any]:
     given = {
         "--image": args.image, "--before": args.before, "--between": args.between,
-        "--probability": args.probability,
+        "--before-probability": args.before_probability,
     }  # fmt: skip
     if used := [option for option, value in given.items() if value]:
         raise InputError(f"is a picture; {used[0]} is for volumes", path=args.mask, code="picture")
@@ -126,50 +132,9 @@ def _of_picture(mask: Picture, args: argparse.Namespace) -> dict[str, Any]:
         "format": 1,
         "definitions": describe_shapes(),
         "labels": [asdict(label) for label in labels],
+        "intervals": intervals_of_picture(args, [label.value for label in labels], mask, spacing),
         "spacing_mm": spacing,
     }
-
-
-def _intervals(measured: Measurements, mask: Volume, probability: Volume) -> Rows:
-    """Intervals of volume and longest diameter of the mask's only label."""
-    if len(measured.labels) != 1:
-        raise InputError(
-            f"holds {len(measured.labels)} labels; --probability describes exactly one",
-            path=mask.path,
-            fix="measure one label at a time",
-            code="one_label",
-        )
-    if probability.geometry.shape != mask.geometry.shape or (
-        mask.geometry.corner_shift(probability.geometry) > 1e-3
-    ):
-        raise InputError("lies on another grid than the mask", path=probability.path, code="grid")
-
-    def size_of(inside: "np.ndarray", name: str) -> float:
-        label = measure(Volume(inside.astype(np.uint8), mask.geometry)).labels[0]
-        return label.volume_ml if name == "volume_ml" else label.diameters.longest_mm
-
-    values = probability.array.astype(np.float64)
-    names = ("volume_ml", "longest_mm")
-    return [
-        {
-            "value": measured.labels[0].value,
-            "measurement": name,
-            "ci95": interval(values, lambda inside, name=name: size_of(inside, name)),  # type: ignore[misc]
-        }
-        for name in names
-    ]
-
-
-def _volume(path: Path, options: ReadOptions) -> Volume:
-    found = load(path, options)
-    if isinstance(found, Volume):
-        return found
-    raise InputError(
-        "is a picture, which has no millimetres along the third axis",
-        path=path,
-        fix="give a volume (.nii.gz, .nrrd, .mha or DICOM)",
-        code="not_a_volume",
-    )
 
 
 def as_text(result: Mapping[str, Any]) -> str:
@@ -210,8 +175,16 @@ def _cell(value: object) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _as_csv(result: Mapping[str, Any]) -> str:
-    rows = list(map(_flat, result["labels"]))
+def _write_tables(path: Path, result: Mapping[str, Any]) -> None:
+    """The labels go to `path`, other tables to files of their own beside it."""
+    tables = dict(_tables(result))
+    for name, rows in {"labels": [], **tables}.items():
+        place = path if name == "labels" else path.with_name(f"{path.stem}_{name}{path.suffix}")
+        with atomic_file(place) as file:
+            file.write(_as_csv(rows).encode())
+
+
+def _as_csv(rows: Rows) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text)
@@ -244,6 +217,12 @@ def _html_rows(rows: Rows) -> str:
     cells = [(f"<td>{html.escape(_cell(row.get(n, '')))}</td>" for n in columns) for row in rows]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     return f"<tr>{head}</tr>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+
+
+def _labelled(text: str) -> tuple[int | None, Path]:
+    """Read "2=FILE" or "FILE"."""
+    number, found, path = text.partition("=")
+    return (int(number), Path(path)) if found and number.isdecimal() else (None, Path(text))
 
 
 def _pair_of(kind: type) -> Any:

@@ -149,6 +149,17 @@ def relate(
         if not part.any():
             found = [int(v) for v in np.unique(labels) if v]
             raise InputError(f"has no label {value}; it has {found}", code="no_label")
+    return Relation(first, second, *relate_masks(one, two, geometry))
+
+
+def relate_masks(
+    one: Bool[np.ndarray, "k j i"], two: Bool[np.ndarray, "k j i"], geometry: Geometry
+) -> tuple[float, float, float | None]:
+    """Gap, distance of centroids and angle of two structures that may overlap; see `Relation`.
+
+    Raises:
+        InputError: The lattice is sheared.
+    """
     steps = geometry.affine[:3, [2, 1, 0]]
     products = steps.T @ steps
     if np.abs(products - np.diag(np.diag(products))).max() > 1e-4 * products.max():
@@ -164,9 +175,7 @@ def relate(
     angle = None
     if axes[0] is not None and axes[1] is not None:
         angle = math.degrees(math.acos(min(1.0, abs(float(axes[0] @ axes[1])))))
-    return Relation(
-        first, second, float(away[one].min()), float(np.linalg.norm(middles[0] - middles[1])), angle
-    )
+    return float(away[one].min()), float(np.linalg.norm(middles[0] - middles[1])), angle
 
 
 def change(before: Measurements, after: Measurements) -> tuple[Change, ...]:

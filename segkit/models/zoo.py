@@ -103,7 +103,7 @@ def make_card(run: str | Path, *, modality: str = "", licence: str = "") -> Card
         labels={str(value): name for value, name in info.labels.items()},
         input=info.input.to_dict(),
         licence=licence or info.licence,
-        modality=modality,
+        modality=modality or _planned_modality(_json(folder / "plan.json")),
         training_data=str(told.get("data", "")),
         metrics=_metrics(_json(folder / "eval" / "test" / "summary.json")),
         validation=dict(info.metrics),
@@ -213,6 +213,11 @@ def _figures(entry: Mapping[str, Any]) -> dict[str, Any]:
         name: {"mean": entry[name]["mean"], "ci95": entry[name]["ci95"]}
         for name in ("dice", "nsd", "hd95_mm")
     }
+
+
+def _planned_modality(plan: Mapping[str, Any]) -> str:
+    """What `segkit plan` found the data set to say about itself."""
+    return ", ".join(map(str, plan.get("fingerprint", {}).get("modality", ())))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -157,3 +157,48 @@ def test_pictures_are_measured_with_their_pixel_size(
     assert label["ellipse"]["minor_mm"] == pytest.approx(40, rel=5e-3)
     assert main(["measure", str(path), "--pixel-mm", "0.5,0.5", "--between", "1,1"]) == 1
     assert "--between is for volumes" in capsys.readouterr().err
+
+
+def test_intervals_of_relations_and_of_change(
+    mask: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    affine = np.diag([0.5, 0.5, 2.0, 1.0])
+    paths = []
+    for label, rows in ((1, slice(4, 10)), (2, slice(12, 14))):
+        p = np.zeros((20, 16, 6), dtype=np.float32)
+        p[rows, 3:7, 2:4] = 0.99
+        p[rows.stop, 3:7, 2:4] = 0.3
+        paths.append(mask.with_name(f"p{label}.nii.gz"))
+        nibabel.save(nibabel.Nifti1Image(p, affine), paths[-1])
+    table = mask.with_name("out.csv")
+    words = ["measure", str(mask), "--before", str(mask), "--between", "1,2", "--json"]
+    words += [f"--probability={n}={path}" for n, path in enumerate(paths, start=1)]
+    words += [f"--before-probability=1={paths[0]}", "--csv", str(table)]
+    assert main(words) == 0
+    rows = json.loads(capsys.readouterr().out)["intervals"]
+    found = {
+        (row.get("value", row.get("between")), row["measurement"]): row["ci95"] for row in rows
+    }
+    assert found[1, "volume_ml"] == pytest.approx([48 * 0.5 / 1000, 56 * 0.5 / 1000])
+    assert found["1,2", "gap_mm"] == pytest.approx([1.0, 1.5])
+    assert found[1, "volume_change_percent"] == pytest.approx([100 * (48 / 56 - 1), 100 / 6])
+    assert (2, "volume_change_percent") not in found
+    written = table.with_name("out_intervals.csv").read_text().splitlines()
+    assert len(written) == len(rows) + 1
+    assert main(["measure", str(mask), f"--probability=3={paths[0]}"]) == 1
+    assert "has no label 3; it has [1, 2]" in capsys.readouterr().err
+
+
+def test_interval_of_the_circumference_in_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, columns = np.indices((80, 80)) - 39.5
+    share = np.clip((26 - np.hypot(rows, columns)) / 6, 0, 1)
+    Image.fromarray((share > 0.5).astype(np.uint8)).save(tmp_path / "head.png")
+    Image.fromarray(np.rint(255 * share).astype(np.uint8)).save(tmp_path / "soft.png")
+    words = ["measure", str(tmp_path / "head.png"), "--pixel-mm", "0.2,0.2", "--json"]
+    assert main([*words, "--probability", str(tmp_path / "soft.png")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    found = {row["measurement"]: row["ci95"] for row in report["intervals"]}
+    low, high = found["circumference_mm"]
+    assert low < report["labels"][0]["ellipse"]["circumference_mm"] < high

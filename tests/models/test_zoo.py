@@ -68,6 +68,13 @@ def test_a_card_counts_for_its_file_alone(zoo: Path) -> None:
         find_cards(zoo)
 
 
+def test_a_planned_run_knows_its_modality(zoo: Path) -> None:
+    plan = {"fingerprint": {"modality": ["MRI", "T1"]}}
+    (zoo / "liver" / "plan.json").write_text(json.dumps(plan))
+    assert make_card(zoo / "liver").modality == "MRI, T1"
+    assert make_card(zoo / "liver", modality="CT").modality == "CT"
+
+
 def test_what_is_no_card_and_no_zoo_is_refused(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder or index"):
         find_cards("nowhere")
