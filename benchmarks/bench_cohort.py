@@ -47,8 +47,8 @@ def main() -> None:
         rows = [*throughput(folder, cases, models[0], args.calls), *shelf(cases[0], models)]
     notes = (
         f"Volumes of {SHAPE} voxels (i, j, k); one thread; the times of the first two rows are "
-        "wall time. Separate calls: the median of the sample stands for all. Rows without cases are in "
-        "one process, images encoded once where the models allow it."
+        "wall time. Separate calls: the median of the sample stands for all. Rows without cases "
+        "are in one process, images encoded once where the models allow it."
     )
     print(table.write("cohort", "Cohorts and several models", rows, notes=notes).read_text())
 
