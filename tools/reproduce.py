@@ -9,6 +9,7 @@ they run, so that a person can repeat one alone. Results: benchmarks/results/exp
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from benchmarks import table
 
@@ -75,7 +78,10 @@ def main() -> None:
     rows = [row for study in STUDIES for row in collect(study)]
     notes = (
         "Test splits; mean over cases with a 95 % bootstrap interval over subjects. Zero-shot rows "
-        "and the ellipse get oracle prompts from the reference; see the definitions in the JSON."
+        "and the ellipse get oracle prompts from the reference; see the definitions in the JSON. "
+        "`weights`: first digits of the sha256 of the backbone; rows without were measured on the "
+        "first weights of nano (093921c0) and on nano2. `train min` is wall time, also of studies "
+        "limited by CPU time (see their commands in the JSON), on a machine that did other work."
     )
     print(table.write("experiments", "Experiments on real data", rows, notes=notes).read_text())
 
@@ -105,13 +111,20 @@ def reproduce(study: Study, data: Path, run: Path, limit: Sequence[str]) -> None
     peak_mib = json.loads((run / "environment.json").read_text())["result"]["peak_memory_mib"]
     segkit(["eval", f"run={run}", f"data.root={data}"])
     summary = json.loads((run / "eval" / "test" / "summary.json").read_text())
-    facts = {"train_minutes": seconds / 60, "train_peak_mib": peak_mib}
-    facts["train_command"] = "segkit " + " ".join(
+    facts: dict[str, Any] = {"train_minutes": seconds / 60, "train_peak_mib": peak_mib}
+    facts["backbone_sha256"] = backbone_of(run / "adapter.safetensors")
+    facts["train_command"] = "segkit " + shlex.join(
         word.replace(str(data), study.data) for word in train if not word.startswith("run=")
     )
     SUMMARIES.mkdir(parents=True, exist_ok=True)
     document = {"study": facts, "summary": summary}
     (SUMMARIES / f"{study.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def backbone_of(path: Path) -> str:
+    """Hash of the weights that an adapter file was trained on."""
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["segkit"])["backbone"]["sha256"]
 
 
 def segkit(words: Sequence[str]) -> float:
@@ -140,6 +153,7 @@ def collect(study: Study) -> list[dict[str, Any]]:
                 "95 % interval": f"{low:.3f} to {high:.3f}",
                 "NSD": round(mean["nsd"]["mean"], 4),
                 "HD95": round(mean["hd95_mm"]["mean"], 2),
+                "weights": document["study"].get("backbone_sha256", "")[:8],
                 "train min": round(document["study"]["train_minutes"], 1)
                 if name == "adapted"
                 else None,
