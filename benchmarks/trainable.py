@@ -36,6 +36,7 @@ from segkit.models.segmenter import Segmenter, upsample
 from segkit.prompts.encoder import SamPromptEncoder
 from segkit.prompts.simulate import box_from_mask, first_click, first_prompts
 
+TITLE = "What is trained: decoder, adapter, everything, from scratch, at equal time"
 SIZE, BATCH = 128, 4
 JITTER = 0.05
 RUNS = table.RESULTS / "trainable_runs.jsonl"
@@ -232,8 +233,8 @@ def main() -> None:
             runs.append(known[run.key])
             print(name, method, f"{np.mean(runs[-1].click):.4f}", flush=True)
         rows += rows_of(runs, [item.subject for item in items], test)
-    title = "What is trained: decoder, adapter, everything, from scratch, at equal time"
-    print(table.write("trainable", title, rows, notes=_notes(args, sha256)).read_text())
+        path = table.write("trainable", TITLE, rows, notes=_notes(args, sha256))
+    print(path.read_text())
 
 
 def _notes(args: argparse.Namespace, sha256: str) -> str:
