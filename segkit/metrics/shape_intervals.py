@@ -79,9 +79,11 @@ def relation_intervals(
     for each in (first, second):
         interval(each, lambda inside: float(inside.any()))  # checks the values
     found = [relate_masks(one, two, geometry) for one, two in _pairs(first, second)]
-    names = ("gap_mm", "centroids_mm", "axis_angle_deg")
-    values = {name: [one[n] for one in found if one[n] is not None] for n, name in enumerate(names)}
-    return {name: (min(each), max(each)) if each else None for name, each in values.items()}  # type: ignore[type-var]
+    spans: dict[str, Pair | None] = {}
+    for number, name in enumerate(("gap_mm", "centroids_mm", "axis_angle_deg")):
+        values = [value for one in found if (value := one[number]) is not None]
+        spans[name] = (min(values), max(values)) if values else None
+    return spans
 
 
 def change_intervals(before: Pair, after: Pair) -> dict[str, Pair | None]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from segkit.backbones.checkpoints import file_sha256
 from segkit.data.volume import Picture, Volume
@@ -136,14 +136,14 @@ class Pipeline:
             warnings.simplefilter("always", DataWarning)
             show = warnings.showwarning
 
-            def note(message: Warning | str, category: type[Warning], *where: object) -> None:
+            def note(message: Warning | str, category: type[Warning], *where: Any) -> None:
                 case = self._at_work.get(get_ident())
                 if case is not None and issubclass(category, DataWarning):
                     case.notes.append(str(message))
                 else:
-                    show(message, category, *where)  # type: ignore[arg-type]
+                    show(message, category, *where)
 
-            warnings.showwarning = note
+            warnings.showwarning = note  # type: ignore[assignment]
             yield
 
 
