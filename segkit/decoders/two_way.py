@@ -60,12 +60,13 @@ def two_way(
     `image` is one per object, or a single one that they share; `side` is what is known of it.
     """
     codes = positions.flatten(2).transpose(1, 2)
+    spare: Cells | None = None
     if side is None:
         # a copy, or memory that `with_dense` has just written: ours to change
         cells = image.flatten(2).transpose(1, 2).contiguous()
         spare = placed = cells + codes
     else:
-        cells, placed, spare = side.cells, side.placed, None
+        cells, placed = side.cells, side.placed
     queries = tokens
     for layer in transformer.layers:
         if layer.skip_first_layer_pe:

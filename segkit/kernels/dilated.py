@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkit.kernels import cpu_bottleneck
 from segkit.kernels.dispatch import Impl, at_compute_type, relative_error, sample, use_triton
 
 if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
@@ -67,6 +68,9 @@ def dilated_bottleneck(
     given = (*down, *(part for b in branches for part in (b.weight, b.bias)), *up)
     weights = at_compute_type(tokens, *given)
     if not use_triton(impl, tokens, *weights, check=self_check):
+        if impl == "auto" and cpu_bottleneck.is_for(tokens, *given):
+            parts = [(b.weight, b.bias, b.rate) for b in branches]
+            return cpu_bottleneck.dilated(tokens, down, parts, up)
         return reference(tokens, down, branches, up)
     from segkit.kernels.triton.bottleneck import bottleneck
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segkit.kernels import cpu_bottleneck
 from segkit.kernels.dispatch import Impl, at_compute_type, relative_error, sample, use_triton
 
 if TYPE_CHECKING:  # kernels run on machines that have torch and triton only
@@ -47,6 +48,8 @@ def spatial_bottleneck(
     """
     weights = at_compute_type(volumes, *down, *conv, *up)
     if not use_triton(impl, volumes, *weights, check=self_check):
+        if impl == "auto" and cpu_bottleneck.is_for(volumes, *down, *conv, *up):
+            return cpu_bottleneck.spatial(volumes, down, conv, up, ends_with_relu=ends_with_relu)
         return reference(volumes, down, conv, up, ends_with_relu=ends_with_relu)
     from segkit.kernels.triton.bottleneck import bottleneck
 

@@ -44,7 +44,7 @@ class StemCacheSpec:
     folder: str | None = None
 
     def __post_init__(self) -> None:
-        if self.mode is False:  # what YAML makes of the word off
+        if str(self.mode) == "False":  # what YAML makes of the word off
             object.__setattr__(self, "mode", "off")
         if self.mode not in get_args(Mode):
             raise InputError(f"cache_features must be one of {get_args(Mode)}, got {self.mode!r}")
