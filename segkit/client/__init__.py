@@ -11,6 +11,7 @@ from .errors import RequestError as RequestError
 from .errors import ServerError as ServerError
 from .errors import UnreachableError as UnreachableError
 from .errors import VersionError as VersionError
+from .predictor import RemoteClip as RemoteClip
 from .predictor import RemoteImage as RemoteImage
 from .predictor import RemotePredictor as RemotePredictor
 from .session import RemoteSession as RemoteSession

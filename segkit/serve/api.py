@@ -11,6 +11,7 @@ from pydantic import Field
 from segkit.metrics.measurements import measure
 from segkit.serve import jobs, pictures
 from segkit.serve.annotation import Update
+from segkit.serve.api_video import add_video_routes
 from segkit.serve.engine import Engine, Lease
 from segkit.serve.faults import Refusal, bad
 from segkit.serve.images import About, FileAbout, decode_any, from_array, from_file
@@ -89,6 +90,7 @@ def router(engine: Engine) -> APIRouter:
     _add_result_routes(routes, engine)
     _add_outcome_routes(routes, engine)
     _add_job_routes(routes, engine)
+    add_video_routes(routes, engine)
     _add_model_routes(routes, engine)
     return routes
 

@@ -213,11 +213,13 @@ class Engine:
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def _place(self, token: str) -> Lease:
+        lease = self._leases[token] = self._new(token)
+        return lease
+
+    def _new(self, token: str) -> Lease:
         now = self.clock()
         workspace = Workspace(self.residents, self.settings.limits, self.temporary)
-        lease = Lease(token, workspace, seen=now, used=now)
-        self._leases[token] = lease
-        return lease
+        return Lease(token, workspace, seen=now, used=now)
 
     def _free_a_place(self) -> None:
         if len(self._leases) >= self.settings.max_leases:
@@ -236,12 +238,15 @@ class Engine:
                     raise gone("this lease is not known: it expired, or the server was restarted")
                 self._free_a_place()
                 journal = self.state.journal(token)
-                lease = self._place(token)
+                lease = self._new(token)
                 try:
                     await self.compute(lease, lambda: lease.workspace.replay(journal))
                 except BaseException:
-                    self._leases.pop(token, None)
+                    self._clear(lease)
                     raise
+                # only now: a request that comes meanwhile must not find half of the work
+                self._leases[token] = lease
+                lease.seen = lease.used = self.clock()
                 return lease
         finally:
             self._entering.pop(token, None)

@@ -27,7 +27,7 @@ OPEN_PATHS = frozenset(
 
 UPLOAD_PATHS = (
     "/set_image", "/add_", "/datastore/", "/session/", "/infer/", "/segkit/v1/volumes",
-    "/segkit/v1/sessions/",
+    "/segkit/v1/clips", "/segkit/v1/sessions/",
 )  # fmt: skip
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "

@@ -8,12 +8,15 @@ from pathlib import Path
 
 from torch import nn
 
-from segkit.errors import InputError
+from segkit.errors import CheckpointError, InputError
+from segkit.models.build_sam2 import SAM2_BUILDERS
 from segkit.models.files import save_adapter
 from segkit.models.info import ModelInfo
 from segkit.models.segmenter import Segmenter
+from segkit.models.tracker import Tracker
 from segkit.predictors import ImagePredictor, VolumePredictor
 from segkit.predictors.base import Device, Predictor
+from segkit.predictors.video import VideoPredictor
 from segkit.serve.faults import bad, unknown
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -41,6 +44,29 @@ class Resident:
     def predictor(self, *, is_picture: bool) -> Predictor:
         """Predictor for one kind of image."""
         return self.pictures if is_picture else self.volumes
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it can track objects through a sequence."""
+        recipe = self.segmenter.recipe
+        known = recipe is not None and recipe.backbone.name in SAM2_BUILDERS
+        return known and not self.segmenter.is_automatic
+
+    def tracker(self) -> VideoPredictor:
+        """The same weights with the memory half that belongs to them.
+
+        Raises:
+            Refusal: 400; the model has none, or it is not on this machine.
+        """
+        recipe = self.segmenter.recipe
+        if recipe is None or not self.has_memory:
+            raise bad(f"model {self.name} has no memory; it cannot track", "no_tracker")
+        try:
+            memory = SAM2_BUILDERS[recipe.backbone.name].load_memory()
+        except CheckpointError as error:
+            raise bad(f"the memory half of {self.name} is not here", "no_tracker") from error
+        tracker = Tracker(self.segmenter, memory)
+        return VideoPredictor(tracker, self.volumes.info, device=str(self.volumes.device))
 
     @classmethod
     def of(cls, name: str, version: int, like: Predictor) -> "Resident":
@@ -121,6 +147,22 @@ class Residents:
         found = line.versions.get(int(version) if version else line.current)
         if found is None:
             raise unknown("model")
+        return found
+
+    def find_tracker(self, name: str | None = None) -> Resident:
+        """Model that tracks: the named one, or the first that can.
+
+        Raises:
+            Refusal: 400; the named one cannot, or 404; there is none.
+        """
+        if name is None:
+            able = [one for one in map(self.find, self.names) if one.has_memory]
+            if not able:
+                raise unknown("model that tracks; start the server with -m nano2")
+            return able[0]
+        found = self.find(name)
+        if not found.has_memory:
+            raise bad(f"model {found.name} has no memory; it cannot track", "no_tracker")
         return found
 
     def versions(self, name: str) -> list[int]:
@@ -234,6 +276,7 @@ def _describe(residents: Residents, name: str) -> dict[str, object]:
         "version": found.version,
         "versions": residents.versions(name),
         "kind": "automatic" if found.segmenter.is_automatic else "interactive",
+        "tracks": found.has_memory,
         "labels": {str(value): label for value, label in found.volumes.labels.items()},
         "dimensions": found.segmenter.spec.dimensions,
         "backbone": "" if recipe is None else recipe.backbone.name,

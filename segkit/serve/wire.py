@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import Request, Response
@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from segkit.client.codec import CONTENT_TYPE, Buffer, encode
 from segkit.serve.annotation import Edges, Update
+from segkit.serve.clips import Clip
 from segkit.serve.engine import Engine, Lease
 from segkit.serve.faults import as_refusal, bad
 from segkit.serve.guard import error_body
@@ -20,6 +21,7 @@ from segkit.serve.images import Image, declared_bytes
 from segkit.serve.messages import M, check, strict_json
 
 META, LEASE, PROTOCOL = "X-Meta", "X-Lease-Token", "X-Segkit-Protocol"
+Made = TypeVar("Made", Image, Clip)
 OCTETS = "application/octet-stream"
 MAX_META = 16 * 1024
 
@@ -80,9 +82,9 @@ async def lease_of(engine: Engine, request: Request, *, is_action: bool = True) 
 
 
 async def make_image(
-    engine: Engine, body: Buffer, make: Callable[[], Image], *, is_array: bool = True
-) -> Image:
-    """Build an image off the event loop, once memory for it is there."""
+    engine: Engine, body: Buffer, make: Callable[[], Made], *, is_array: bool = True
+) -> Made:
+    """Build an image or a clip off the event loop, once memory for it is there."""
     limit = engine.settings.limits.array
     # of a file, nothing is known yet but that it may not exceed the limit of its reader
     expected = declared_bytes(body) if is_array else min(4 * len(body), limit)

@@ -12,8 +12,10 @@ from segkit.client.codec import Buffer
 from segkit.data.volume import Volume
 from segkit.serve import nnia
 from segkit.serve.annotation import Annotation, Encoded, Update
+from segkit.serve.clips import Clip, rebuild_clip
 from segkit.serve.faults import Refusal, bad, gone, unknown
 from segkit.serve.images import Image, decode_any, rebuild
+from segkit.serve.memory import give_back
 from segkit.serve.messages import Drawing, Prompt, read_prompt
 from segkit.serve.residents import Resident, Residents, interactive
 from segkit.serve.settings import Limits
@@ -52,6 +54,7 @@ class Workspace:
     images: dict[str, Image] = field(default_factory=dict)
     objects: dict[str, Object] = field(default_factory=dict)
     corrections: dict[str, Correction] = field(default_factory=dict)
+    clips: dict[str, Clip] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     _encoded: dict[tuple[str, str], Encoded] = field(default_factory=dict)
     _ahead: list[tuple[Encoded, int]] = field(default_factory=list)
@@ -60,8 +63,9 @@ class Workspace:
     def n_bytes(self) -> int:
         """Memory of images and masks."""
         # copies: the thread of the device may add and drop meanwhile
-        images = sum(image.n_bytes for image in list(self.images.values()))
-        return images + sum(one.bits.nbytes for one in list(self.corrections.values()))
+        images = sum(one.n_bytes for one in list(self.images.values()))
+        clips = sum(one.n_bytes for one in list(self.clips.values()))
+        return images + clips + sum(one.bits.nbytes for one in list(self.corrections.values()))
 
     def add_image(self, image: Image, image_id: str | None = None) -> str:
         """Keep an image under a new id, or in place of the one that has the given id."""
@@ -96,8 +100,35 @@ class Workspace:
             del self._encoded[place]
         self._ahead.clear()
         image.wipe()
-        del self.images[image_id]
+        del self.images[image_id], image
+        give_back()
         self._note({"op": "drop", "id": image_id})
+
+    def add_clip(self, clip: Clip) -> str:
+        """Keep a sequence of frames under a new id."""
+        if len(self.clips) >= self.limits.volumes:
+            raise bad(f"at most {self.limits.volumes} clips are kept; delete one", "too_many")
+        name = secrets.token_hex(16)
+        self._note({"op": "clip", "id": name, "about": clip.about}, clip.payload)
+        clip.payload = b""
+        self.clips[name] = clip
+        return name
+
+    def clip(self, clip_id: str) -> Clip:
+        """Sequence by id.
+
+        Raises:
+            Refusal: 404; this client has none of that id.
+        """
+        if clip_id not in self.clips:
+            raise unknown("clip")
+        return self.clips[clip_id]
+
+    def drop_clip(self, clip_id: str) -> None:
+        """Overwrite and forget a sequence."""
+        self.clip(clip_id).wipe()
+        del self.clips[clip_id]
+        self._note({"op": "drop-clip", "id": clip_id})
 
     def encoded(self, image_id: str, resident: Resident) -> Encoded:
         """Image as one version of a model sees it; embeddings are computed once for all objects."""
@@ -230,11 +261,15 @@ class Workspace:
             item.annotation.wipe()
         for image in self.images.values():
             image.wipe()
-        for one in self.corrections.values():
-            one.bits.fill(0)
-        for part in (self.objects, self.images, self.corrections, self.notes, self._encoded):
+        for clip in self.clips.values():
+            clip.wipe()
+        for correction in self.corrections.values():
+            correction.bits.fill(0)
+        parts = (self.objects, self.images, self.clips, self.corrections, self.notes)
+        for part in (*parts, self._encoded):
             part.clear()
         self._ahead.clear()
+        give_back()
 
     def replay(self, journal: Journal) -> None:
         """Bring back what a journal holds, action by action.
@@ -264,6 +299,14 @@ class Workspace:
                 self.images[event["id"]] = image
             case "drop":
                 self.drop_image(event["id"])
+            case "clip":
+                data = journal.payload(event) or b""
+                limit = self.limits.array
+                clip = rebuild_clip(data, event["about"], self.temporary, max_bytes=limit)
+                clip.payload = b""
+                self.clips[event["id"]] = clip
+            case "drop-clip":
+                self.drop_clip(event["id"])
             case "open":
                 self.open(event["image"], event["model"], event["name"], event["id"])
             case "close":

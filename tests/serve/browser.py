@@ -84,7 +84,7 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 30.0) -> Any:
+    def wait(self, script: str, seconds: float = 240.0) -> Any:
         """Wait until an expression is true, and return it."""
         end = time.monotonic() + seconds
         # while a page loads there is little to look at

@@ -7,6 +7,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra [serve] is not installed")
 from serving import TOKEN, Running, serving, threaded, tiny_engine
 
+PATIENT = {"liveness_s": 3600.0, "idle_s": 3600.0}
+"""A machine that stands still for minutes must not cost a client its place."""
+
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
@@ -20,12 +23,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def guarded() -> Iterator[str]:
     """Address of a server with a token."""
-    with threaded(tiny_engine(token=TOKEN, max_leases=64)) as url:
+    with threaded(tiny_engine(token=TOKEN, max_leases=64, **PATIENT)) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def plain() -> Iterator[str]:
     """Address of a server without a token, with an automatic model too."""
-    with threaded(tiny_engine(classes=2, max_leases=64)) as url:
+    with threaded(tiny_engine(classes=2, max_leases=64, **PATIENT)) as url:
         yield url

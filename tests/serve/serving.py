@@ -46,13 +46,13 @@ class Running:
         """End it as an administrator would."""
         if self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(20)
+            self.process.wait(120)
         self._close()
 
     def kill(self) -> None:
         """End it as a crash would."""
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(120)
         self._close()
 
     def _close(self) -> None:
@@ -101,12 +101,12 @@ def threaded(engine: Engine) -> Iterator[str]:
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        wait_for(lambda: server.started, 30)
+        wait_for(lambda: server.started, 120)
         port = server.servers[0].sockets[0].getsockname()[1]
         yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 def tiny_engine(
@@ -126,7 +126,7 @@ def ask(
     url: str, method: str, path: str, body: bytes = b"", **headers: str
 ) -> tuple[int, dict[str, str], bytes]:
     """One request on a connection of its own: status, headers, body."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=300)
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, path, body or None, names)
     answer = connection.getresponse()
@@ -150,7 +150,7 @@ def body_volume(value: int = 0) -> np.ndarray:
     return volume + np.int16(value)
 
 
-def wait_for(condition: object, seconds: float = 10.0) -> None:
+def wait_for(condition: object, seconds: float = 60.0) -> None:
     """Wait until a callable is true."""
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]

@@ -18,7 +18,9 @@ from segkit.serve.faults import Cancelled, Refusal, as_refusal
 from segkit.serve.images import About, from_array
 from segkit.serve.messages import Box, Points, Propagate
 from segkit.serve.settings import Limits
+from segkit.serve.state import Journal
 from segkit.serve.worker import Worker, pause
+from segkit.serve.workspace import Workspace
 
 CLICK = Points(points=((6, 20, 24),), labels=(1,))
 WIDE = Box(box=((0, 12), (12, 28), (14, 34)))
@@ -146,6 +148,33 @@ def test_parked_work_comes_back_exactly(engine: Engine, clock: Clock) -> None:
     np.testing.assert_array_equal(kept, mask)
     assert redone.sum() != mask.sum() or (redone != mask).any()
     assert item.annotation.name == "liver"
+
+
+def test_requests_that_come_during_a_restore_wait_for_it_s19(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat begins the restore; the click behind it must find its object."""
+    lease = engine.claim()
+    name, _ = marked(engine, lease)
+    clock.now = 10_000
+    engine.reap()
+    replay = Workspace.replay
+
+    def slow(space: Workspace, journal: Journal) -> None:
+        time.sleep(0.2)
+        replay(space, journal)
+
+    monkeypatch.setattr(Workspace, "replay", slow)
+
+    async def beat_and_click() -> list[Lease]:
+        beat = asyncio.ensure_future(engine.enter(lease.token, is_action=False))
+        await asyncio.sleep(0.05)
+        click = await engine.enter(lease.token)
+        assert click.workspace.item(name)
+        return [await beat, click]
+
+    first, second = asyncio.run(beat_and_click())
+    assert first is second
 
 
 def test_work_survives_a_restart_s19(tmp_path: Path) -> None:

@@ -56,3 +56,33 @@ def test_a_wrong_file_is_refused_in_words(server: Running, tmp_path: Path) -> No
         said = browser.wait("document.querySelector('#status.error')?.textContent")
     assert "gzip" in said
     assert "tmp" not in said
+
+
+def test_a_picture_is_clicked_and_taken_back(server: Running, tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "patient-jane-doe.png"
+    pixels = np.zeros((60, 80, 3), np.uint8)
+    pixels[15:45, 20:60] = (200, 120, 90)
+    Image.fromarray(pixels).save(path)
+    with Browser(tmp_path) as browser:
+        browser.send("Page.navigate", url=f"{server.url}/")
+        browser.wait("document.querySelector('#model').options.length > 0")
+        browser.choose_file("#file", path)
+        browser.wait("document.querySelector('#view').dataset.drawn")
+        assert browser.run("document.body.classList.contains('picture')")
+        box = browser.run("JSON.parse(JSON.stringify(view.getBoundingClientRect()))")
+        browser.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        browser.wait("/Done in/.test(document.querySelector('#status').textContent)")
+        assert browser.run("state.marks.length") == 1
+        browser.run("document.querySelector('#status').textContent = ''")
+        browser.run("document.querySelector('#undo').click()")
+        browser.wait("/Done in/.test(document.querySelector('#status').textContent)")
+        assert browser.run("state.marks.length") == 0
+        browser.run("document.querySelector('#download').click()")
+        wait_for((tmp_path / "mask.png").exists)
+        wait_for(lambda: (tmp_path / "mask.png").stat().st_size > 50)
+        complaints = [one for one in browser.complaints if "favicon" not in one]
+    assert not np.asarray(Image.open(tmp_path / "mask.png")).any(), "taken back"
+    assert not complaints
+    assert "jane" not in server.log.read_text()

@@ -19,6 +19,8 @@ _SUFFIXES = (
     ".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff",
     ".dcm",
 )  # fmt: skip
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
+"""What recordings may be called."""
 
 
 class RemoteImage:
@@ -27,6 +29,14 @@ class RemoteImage:
     def __init__(self, about: dict[str, Any]) -> None:
         self.id, self.shape = str(about["id"]), tuple(about["shape"])
         self.kind = str(about["kind"])
+
+
+class RemoteClip:
+    """A recording that the server holds; `frames` is None while nobody knows their number."""
+
+    def __init__(self, about: dict[str, Any]) -> None:
+        self.id, self.shape = str(about["id"]), tuple(about["shape"])
+        self.frames: int | None = about["frames"]
 
 
 class RemotePredictor:
@@ -94,7 +104,7 @@ class RemotePredictor:
             RequestError: The server cannot read it.
         """
         if isinstance(source, str | Path):
-            return self._upload_file(Path(source))
+            return RemoteImage(self._send_file(f"{PREFIX}/volumes", Path(source), _SUFFIXES))
         meta: dict[str, Any] = {"kind": kind}
         if affine is not None:
             meta["affine"] = np.asarray(affine, dtype=np.float64).tolist()
@@ -138,6 +148,48 @@ class RemotePredictor:
         answer = self._transport.request("GET", f"{PREFIX}/jobs/{job['id']}/labels")
         return decode(answer.body, max_bytes=8 * int(np.prod(image.shape))).copy()
 
+    def upload_clip(
+        self, source: np.ndarray | str | Path, *, spacing_mm: Sequence[float] | None = None
+    ) -> RemoteClip:
+        """Send a recording: frames (t, rows, columns[, 3]), or a video file.
+
+        Raises:
+            RequestError: The server cannot read it.
+        """
+        path = f"{PREFIX}/clips"
+        if isinstance(source, str | Path):
+            return RemoteClip(self._send_file(path, Path(source), VIDEO_SUFFIXES))
+        meta = {} if spacing_mm is None else {"spacing_mm": [float(one) for one in spacing_mm]}
+        encoding = "raw" if self._transport.is_loopback else "zlib"
+        pieces = encode(np.asarray(source), encoding)
+        answer = self._transport.request("POST", path, pieces, meta=meta, content_type=CONTENT_TYPE)
+        return RemoteClip(answer.json())
+
+    def track(
+        self,
+        source: RemoteClip | RemoteImage,
+        seeds: Sequence[dict[str, Any]],
+        *,
+        model: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **how: Any,
+    ) -> np.ndarray:
+        """Carry objects through a recording, or through the slices of a volume.
+
+        A seed says what an object is on one frame: `{"object": 1, "frame": 0}` with "points" and
+        "labels" (row, column), with a half-open "box" ((top, bottom), (left, right)), or with the
+        id of a "session" on the volume. `how`: "axis" of the volume, "start", "stop", "direction".
+        What comes back are object numbers: (frames, rows, columns), or on the grid of the volume.
+
+        Raises:
+            RequestError: No model of the server tracks, or a seed does not fit.
+        """
+        where = "clip" if isinstance(source, RemoteClip) else "image"
+        wish = {where: source.id, "model": model, "seeds": list(seeds), **how}
+        job = self._wait(self._transport.post(f"{PREFIX}/tracks", wish).json(), progress)
+        answer = self._transport.request("GET", f"{PREFIX}/jobs/{job['id']}/labels")
+        return decode(answer.body, max_bytes=2**32).copy()
+
     def learn(
         self,
         model: str,
@@ -163,9 +215,10 @@ class RemotePredictor:
         finally:
             other.close()
 
-    def drop(self, image: RemoteImage) -> None:
-        """Have the server overwrite and forget an image and all objects on it."""
-        self._transport.request("DELETE", f"{PREFIX}/volumes/{image.id}")
+    def drop(self, image: RemoteImage | RemoteClip) -> None:
+        """Have the server overwrite and forget an image with all objects on it, or a recording."""
+        kind = "clips" if isinstance(image, RemoteClip) else "volumes"
+        self._transport.request("DELETE", f"{PREFIX}/{kind}/{image.id}")
 
     def close(self, *, keeps_work: bool = False) -> None:
         """Leave: the server forgets all, or parks it for `lease` to take up."""
@@ -194,15 +247,15 @@ class RemotePredictor:
             about = self._transport.post(f"{PREFIX}/leases").json()
             self._transport.lease = str(about["lease"])
 
-    def _upload_file(self, path: Path) -> RemoteImage:
-        known = [suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)]
+    def _send_file(self, where: str, path: Path, suffixes: Sequence[str]) -> dict[str, Any]:
+        known = [suffix for suffix in suffixes if path.name.lower().endswith(suffix)]
         if not known:
-            raise RequestError(f"unknown suffix {path.suffix!r}; known: {', '.join(_SUFFIXES)}")
+            raise RequestError(f"unknown suffix {path.suffix!r}; known: {', '.join(suffixes)}")
         meta = {"suffix": max(known, key=len)}
         answer = self._transport.request(
-            "POST", f"{PREFIX}/volumes", path.read_bytes(), meta=meta, content_type=_FILE
+            "POST", where, path.read_bytes(), meta=meta, content_type=_FILE
         )
-        return RemoteImage(answer.json())
+        return answer.json()
 
     def _wait(
         self, job: dict[str, Any], progress: Callable[[int, int], None] | None
