@@ -109,6 +109,9 @@ class LabelOptions:
     )
 
     def __post_init__(self) -> None:
+        # settings that went through text name values by text
+        numbers = {int(old): new for old, new in self.mapping.items()}
+        object.__setattr__(self, "mapping", numbers or NO_VALUES)
         new = [*self.mapping.values(), *self.colours.values()]
         if any(value < 0 for value in new):
             raise InputError(f"label values must be >= 0, got {sorted(new)}")

@@ -174,7 +174,9 @@ def _read_kits(root: Path, label_folder: str | None) -> Found:
         )
     cases, orphans = [], []
     for folder in _kits_folders(root):
-        image, label = _one_of(folder, "imaging"), _one_of(folder, "segmentation")
+        image = _one_of(folder, "imaging")
+        # KiTS21 holds several annotations and their majority
+        label = _one_of(folder, "segmentation") or _one_of(folder, "aggregated_MAJ_seg")
         if image is not None:
             cases.append(Case(folder.name, (image,), label, folder.name))
         elif label is not None:

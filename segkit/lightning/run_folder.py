@@ -191,9 +191,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, lis
 
 
 def plain(value: Any) -> Any:
-    """Reduce to what JSON and YAML can hold: paths as text, tuples as lists."""
+    """Reduce to what YAML can hold: paths as text, tuples as lists; numbers stay keys."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {k if isinstance(k, int) else str(k): plain(item) for k, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

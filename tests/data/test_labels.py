@@ -335,3 +335,7 @@ def test_counts_of_any_span() -> None:
 def test_negative_targets_are_refused() -> None:
     with pytest.raises(InputError, match="must be >= 0"):
         LabelOptions(mapping={1: -1})
+
+
+def test_values_named_by_text_are_numbers() -> None:
+    assert LabelOptions(mapping={"2": 1}).mapping == {2: 1}  # type: ignore[dict-item]

@@ -63,6 +63,13 @@ def test_a_patient_in_two_splits_is_refused(tmp_path: Path, pairs: Fill) -> None
         find_cases(tmp_path)
 
 
+def test_the_majority_of_kits21_is_the_label(tmp_path: Path, fill: Fill) -> None:
+    names = ("imaging", "aggregated_AND_seg", "aggregated_MAJ_seg")
+    fill(tmp_path, *(f"case_00001/{name}.nii.gz" for name in names))
+    (case,) = find_cases(tmp_path).cases["train"]
+    assert case.label == tmp_path / "case_00001" / "aggregated_MAJ_seg.nii.gz"
+
+
 def test_kits_cases(tmp_path: Path, fill: Fill) -> None:
     fill(tmp_path, "case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz")
     fill(tmp_path, "case_00001/imaging.nii.gz")
