@@ -195,7 +195,13 @@ def _slices(found: Fingerprint, mode: PromptMode) -> Iterator[Decision]:
 
 
 def _objects(found: Fingerprint, mode: PromptMode) -> Iterator[Decision]:
-    if found.instances:
+    if found.instances and mode == "automatic":
+        yield Decision(
+            "data.slices.samples.label_options",
+            {"_target_": "segkit.data.label_options.LabelOptions", "threshold": 0.5},
+            "label values number objects: every number is the one class",
+        )
+    elif found.instances:
         yield Decision("data.instances", True, "label values number objects")
     names = {value: one.name for value, one in found.classes.items()}
     if mode != "automatic" and found.instances:

@@ -70,6 +70,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "measure", answer)
 
 
+# numbered nuclei become one class, as in the experiment that ships
+@pytest.mark.filterwarnings("ignore:.*grey values above 0.5:segkit.errors.DataWarning")
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow, id=Path(n).name) for n in SETS],

@@ -159,7 +159,10 @@ def test_numbered_objects_are_seen(tmp_path: Path) -> None:
         Image.fromarray(ids).save(tmp_path / "train" / "labels" / f"{number}.png")
     found = plan(tmp_path)
     assert found.fingerprint.instances
-    assert (found.value("data.instances"), found.value("/prompt")) == (True, "automatic")
+    assert found.value("/prompt") == "automatic"
+    # numbers of objects are no classes
+    assert found.value("data.slices.samples.label_options")["threshold"] == 0.5
+    assert found.value("data.instances") is None
 
 
 @pytest.mark.parametrize(
