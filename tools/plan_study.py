@@ -50,7 +50,7 @@ def study(args: argparse.Namespace) -> None:
     experiment = args.runs / "planned.yaml"
     costs = {"plan": run(["plan", args.data, "-o", experiment, "--minutes", args.minutes])}
     commands = {"planned": [f"experiment={experiment}"]}
-    given = ["trainer.max_epochs=-1", "optimizer.follow=time", "trainer.val_check_interval=0.25"]
+    given = ["trainer.max_epochs=-1", "optimizer.follow=time", "trainer.val_check_interval=0.4"]
     commands |= {row: [f"experiment={name}", *given] for row, name in RIVALS.items()}
     timer = f"{{_target_: segkit.lightning.CpuTimer, minutes: {args.minutes}}}"
     limit = ["trainer.max_time=null", f"+callbacks.timer={timer}"]
