@@ -132,7 +132,7 @@ class SamBackbone(Backbone):
     def _placed(self, tokens: Tokens) -> Tokens:
         if (positions := self.encoder.pos_embed) is None:
             return tokens
-        return tokens + _resized(positions, tokens.shape[1:3])
+        return tokens + _resized(positions, (tokens.shape[1], tokens.shape[2]))
 
     def normalise(self, image: Image) -> Image:
         """Bring values in [0, 1] to the mean and spread SAM was trained with."""

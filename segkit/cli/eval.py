@@ -89,7 +89,11 @@ def _evaluate_folds(cfg: DictConfig, folds: Sequence[Path], progress: Progress) 
             path=cfg.run,
             fix="for other cases let them answer together: segkit predict --ensemble",
         )
-    found = [evaluate_config(OmegaConf.merge(cfg, {"run": str(fold)}), progress) for fold in folds]
+    found = []
+    for fold in folds:
+        one = OmegaConf.merge(cfg, {"run": str(fold)})
+        assert isinstance(one, DictConfig)
+        found.append(evaluate_config(one, progress))
     return merge(found, Path(cfg.out or Path(cfg.run) / "eval" / "val"))
 
 

@@ -171,7 +171,8 @@ def _look(
     """
     heads, query = attn.num_heads, _heads(attn, attn.q_proj(tokens))
     if side is not None:
-        out = F.scaled_dot_product_attention(query, *_for_all(len(query), side.key, side.value))
+        key, value = _for_all(len(query), side.key, side.value)
+        out = F.scaled_dot_product_attention(query, key, value)
     elif not _is_narrow(attn, tokens):
         return _attend(attn, tokens, placed, cells)
     else:
@@ -267,5 +268,6 @@ def _scores(
 def _attend(attn: Attention, q: Rows, k: Rows, v: Rows) -> Rows:
     projected = ((attn.q_proj, q), (attn.k_proj, k), (attn.v_proj, v))
     split = [_heads(attn, layer(x)) for layer, x in projected]
-    out = F.scaled_dot_product_attention(*_for_all(max(len(q), len(k)), *split))
+    query, key, value = _for_all(max(len(q), len(k)), *split)
+    out = F.scaled_dot_product_attention(query, key, value)
     return attn.out_proj(out.transpose(1, 2).flatten(2))

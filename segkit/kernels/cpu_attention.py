@@ -41,10 +41,10 @@ def tiled(
     for row in range(n):
         for head in range(heads):
             for start in range(0, tokens, step):
-                some = (row, head, slice(start, start + step))
-                scores = _whole([bias[some] for bias in biases])
-                share = scores.addmm_(q[some], keys[row, head]).softmax(dim=-1)
-                out[some] = share @ v[row, head]
+                tile = (row, head, slice(start, start + step))
+                scores = _whole([bias[tile] for bias in biases])
+                share = scores.addmm_(q[tile], keys[row, head]).softmax(dim=-1)
+                out[tile] = share @ v[row, head]
     return out
 
 

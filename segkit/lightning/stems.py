@@ -149,7 +149,7 @@ class StemCache:
         precision = str(torch.get_autocast_dtype(kind)) if is_auto else str(unit.dtype)
         facts = f"{self._weights} {precision} {tuple(unit.shape)} {grid.spacing_mm}"
         hashed = hashlib.blake2b(facts.encode(), digest_size=20)
-        hashed.update(unit.cpu().contiguous().numpy())
+        hashed.update(unit.cpu().contiguous().numpy().data)
         return hashed.hexdigest()
 
     def _get(self, key: str) -> Stem | None:
@@ -200,7 +200,8 @@ def _digest(backbone: Backbone) -> str:
     for name, tensor in _tensors(parts):
         hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().flatten()
-        hashed.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        if flat.numel():
+            hashed.update(flat.view(torch.uint8).numpy().data)
     return hashed.hexdigest()
 
 
