@@ -70,7 +70,8 @@ def with_dense(
     if image_index is None and len(maps) == 1 and dense.stride(0) == 0:
         dense = dense[:1]
     maps = select(maps, len(dense), image_index)
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(maps.device.type):
+    is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if is_recorded or torch.is_autocast_enabled(maps.device.type):
         return maps + dense
     # channel-last, as decoders read it
     out = torch.empty_like(maps, memory_format=torch.channels_last)

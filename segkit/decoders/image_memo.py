@@ -61,7 +61,8 @@ class ImageMemo:
 
 def _is_worth(image: Maps, dense: Maps) -> bool:
     """Whether this is prediction on a CPU of one image without mask prompts."""
-    is_plain = not (torch.is_grad_enabled() or image.is_cuda or torch.is_autocast_enabled("cpu"))
+    is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    is_plain = not (is_recorded or image.is_cuda or torch.is_autocast_enabled("cpu"))
     return is_plain and len(image) == 1 and dense.stride()[2:] == (0, 0)
 
 

@@ -221,10 +221,12 @@ def _answered(
 def _is_narrow(attn: Attention, tokens: Rows) -> bool:
     """Whether heads times tokens cost less than the inner width; launches cost more on a GPU.
 
-    Autocast would round the sums that are kept from layer to layer.
+    Autocast would round the sums that are kept from layer to layer. Where the layer is trained, the
+    bias of its keys takes part: its gradient is zero, not missing.
     """
     on_cpu = tokens.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return on_cpu and attn.num_heads * tokens.shape[1] < attn.internal_dim
+    is_trained = torch.is_grad_enabled() and attn.k_proj.weight.requires_grad
+    return on_cpu and not is_trained and attn.num_heads * tokens.shape[1] < attn.internal_dim
 
 
 def _settled(

@@ -31,7 +31,7 @@ class Ensemble:
         >>> from segkit.models.info import ModelInfo
         >>> models = [build.sam_tiny(classes=1) for _ in range(2)]
         >>> both = Ensemble([Predictor(one, ModelInfo.of(one)) for one in models])
-        >>> both.segment((np.zeros((20, 24), np.uint8), None)).shape
+        >>> both.segment(np.zeros((20, 24), np.uint8)).shape
         (20, 24)
 
     Raises:

@@ -81,7 +81,8 @@ def test_the_gate_looks_at_each_window_by_itself() -> None:
 def test_thirds_start_as_the_identity_and_keep_the_encoders_keys(gated: bool) -> None:
     backbone = SamBackbone.tiny(partial(LoRA, targets=("q", "v"), gated=gated))
     plain = SamBackbone.tiny(Adapter)
-    assert level(backbone).equal(level(plain))
+    with torch.no_grad():  # with gradients the two would sum in another order
+        assert level(backbone).equal(level(plain))
     assert set(backbone.encoder.state_dict()) == set(plain.encoder.state_dict())
     assert all(not p.requires_grad for p in backbone.encoder.blocks[0].mlp.parameters())
 
