@@ -65,10 +65,11 @@ def test_another_plan_is_refused():
 
 def test_the_rate_warms_up_and_falls_to_its_floor():
     training = make(floor=0.5)
-    assert training.rate(0.0) == pytest.approx(5e-3 / 2)
+    full = training.plan.rate
+    assert training.rate(0.0) == pytest.approx(full / 2)
     training.step = 10
-    assert training.rate(0.0) == pytest.approx(5e-3)
-    assert training.rate(1.0) == pytest.approx(2.5e-3)
+    assert training.rate(0.0) == pytest.approx(full)
+    assert training.rate(1.0) == pytest.approx(full / 2)
 
 
 def test_bad_plans_are_refused():
