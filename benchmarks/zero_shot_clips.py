@@ -35,7 +35,7 @@ from segkit.models import build
 from segkit.models.files import load_model
 
 LABELS = {1: "left ventricle"}
-WEIGHTS = Path(__file__).parents[1] / "segkit" / "weights" / "nano2.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "segkit" / "weights"
 PHASES = 20
 PROMPTS = {
     "copy_last": "mask",
@@ -90,6 +90,11 @@ def rows_of(along: str, scores: ScoreTable, seconds: dict[str, Any]) -> list[dic
     return rows
 
 
+def sha256(name: str) -> str:
+    """Digest of weights inside the package."""
+    return file_sha256(WEIGHTS / f"{name}.safetensors")
+
+
 def main() -> None:
     """Parse the command line, score every method and write the table."""
     parser = argparse.ArgumentParser(
@@ -122,8 +127,9 @@ def main() -> None:
         f"({frames} labelled frames, input {args.size} px); the first frame is shown and not "
         "measured. All prompts come from the reference: oracle prompts. `copy_last` keeps the "
         "given first mask. `- copy_last`: paired difference of Dice. Times on a 2-core x86-64 "
-        f"CPU, {args.threads} thread(s), load {os.getloadavg()[0]:.1f}. Weights of nano2: sha256 "
-        f"{file_sha256(WEIGHTS)}."
+        f"CPU, {args.threads} thread(s), load {os.getloadavg()[0]:.1f}. Weights: "
+        + ", ".join(f"{name} {sha256(name)}" for name in ("nano", "nano2"))
+        + " (sha256)."
     )
     print(table.write(args.name, "Cine MR clips with nano2", rows, notes=notes).read_text())
 
