@@ -2,10 +2,11 @@
 
 Run: python -m tools.plan_study --data Task04_Hippocampus [--minutes 4] [--limit N] [--table]
 
-Three commands without editing a file (plan, train, eval) beside the experiment that ships,
-STU-Net-S and MONAI's U-Net. A training ends after so many minutes of CPU time of its one thread:
-on an idle machine that is wall time, on a busy one what others take does not count. Results:
-benchmarks/results/plan_study.{json,csv,md}; `--table` writes them again from the runs.
+Three commands without editing a file (plan, train, eval) beside the experiments that ship: the
+hand-written one and, for the hippocampus, STU-Net-S and MONAI's U-Net. A training ends after so
+many minutes of CPU time of its one thread: on an idle machine that is wall time, on a busy one what
+others take does not count. Results: benchmarks/results/plan_study.{json,csv,md}, for other sets
+with their name, as plan_study_kvasir_polyp.md; `--table` writes them again from the runs.
 """
 
 import argparse
@@ -21,12 +22,28 @@ from typing import Any
 
 from benchmarks import table
 
+HIPPOCAMPUS = "Task04_Hippocampus"
 RIVALS = {
-    "hand_written": "hippocampus",
-    "stu_net_s": "hippocampus_stunet",
-    "unet_3d": "hippocampus_unet",
+    HIPPOCAMPUS: {
+        "hand_written": "hippocampus",
+        "stu_net_s": "hippocampus_stunet",
+        "unet_3d": "hippocampus_unet",
+    },
+    "kvasir_polyp": {"hand_written": "polyp"},
+    "hc18_fetal_head": {"hand_written": "fetal_head"},
+    "dsb2018_nuclei": {"hand_written": "nuclei"},
+    "chase_db1_vessels": {"hand_written": "vessels"},
 }
-"""Rows beside the planned one, and the experiments that ship for them."""
+"""Rows beside the planned one, and the experiments that ship for them, by data set."""
+NAMES = {
+    "kvasir_polyp": "polyp",
+    "hc18_fetal_head": "fetal head",
+    "dsb2018_nuclei": "nucleus",
+    "chase_db1_vessels": "vessel",
+}
+"""Class of the sets that have no list of names: what a person would say to `segkit plan`."""
+OFTEN = {HIPPOCAMPUS: ["trainer.val_check_interval=0.4"]}
+"""An epoch of a volume's slices is long: validation comes more often than the experiments say."""
 COSTS = "costs.json"
 
 
@@ -34,11 +51,14 @@ def main() -> None:
     """Plan, train, evaluate, write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/plan_study"))
+    parser.add_argument("--runs", type=Path, help="default: runs/plan_study/NAME OF THE SET")
     parser.add_argument("--minutes", type=float, default=4.0)
     parser.add_argument("--limit", type=int, help="test cases, spread over the split")
     parser.add_argument("--table", action="store_true", help="only collect what has been run")
     args = parser.parse_args()
+    if args.data.name not in RIVALS:
+        parser.error(f"--data must be one of {', '.join(RIVALS)}; found {args.data.name}")
+    args.runs = args.runs or Path("runs/plan_study") / args.data.name
     if not args.table:
         args.runs.mkdir(parents=True, exist_ok=True)
         study(args)
@@ -48,16 +68,19 @@ def main() -> None:
 def study(args: argparse.Namespace) -> None:
     """Run all commands one after the other; keep what each cost."""
     experiment = args.runs / "planned.yaml"
-    costs = {"plan": run(["plan", args.data, "-o", experiment, "--minutes", args.minutes])}
+    told = ["--labels", NAMES[args.data.name]] if args.data.name in NAMES else []
+    plan = ["plan", args.data, "-o", experiment, "--minutes", args.minutes, *told]
+    costs = {"plan": run(plan)}
     commands = {"planned": [f"experiment={experiment}"]}
-    given = ["trainer.max_epochs=-1", "optimizer.follow=time", "trainer.val_check_interval=0.4"]
-    commands |= {row: [f"experiment={name}", *given] for row, name in RIVALS.items()}
+    given = ["trainer.max_epochs=-1", "optimizer.follow=time", *OFTEN.get(args.data.name, ())]
+    rivals = RIVALS[args.data.name]
+    commands |= {row: [f"experiment={name}", *given] for row, name in rivals.items()}
     timer = f"{{_target_: segkit.lightning.CpuTimer, minutes: {args.minutes}}}"
     limit = ["trainer.max_time=null", f"+callbacks.timer={timer}"]
     for row, words in commands.items():
         folder = [f"data.root={args.data}", f"run={args.runs / row}"]
         costs[row] = run(["train", *words, *folder, *limit])
-    against = ",".join(f"{row}:{args.runs / row}" for row in RIVALS)
+    against = ",".join(f"{row}:{args.runs / row}" for row in rivals)
     words = ["eval", f"run={args.runs / 'planned'}", f"against={{{against}}}"]
     words += [f"data.root={args.data}", f"settings.limit={args.limit or 'null'}"]
     words += ["settings.robustness.cases=0", "settings.calibration=false"]
@@ -98,10 +121,19 @@ def collect(args: argparse.Namespace) -> None:
         f"{args.data.name}, {summary['cases']} test cases, trainings of {told['minutes']:g} "
         "minutes of CPU time of one thread, validation included. CPU (wall) minutes in all: "
         f"{costs}; the machine was shared. nano has sha256 {nano(args.runs)[:12]}. Differences: "
-        "paired bootstrap over subjects; zero_shot has an oracle box, the others no prompt."
+        f"paired bootstrap over subjects. Prompts: {prompts(summary['rows'])}."
     )
     title = "Planned, hand-written and supervised at equal CPU time"
-    print(table.write("plan_study", title, rows, notes=notes).read_text())
+    name = "plan_study" if args.data.name == HIPPOCAMPUS else f"plan_study_{args.data.name}"
+    print(table.write(name, title, rows, notes=notes).read_text())
+
+
+def prompts(rows: Mapping[str, Any]) -> str:
+    """What each row was told, rows of one kind together."""
+    found: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        found.setdefault(row["prompt"], []).append("planned" if name == "adapted" else name)
+    return "; ".join(f"{', '.join(names)}: {told}" for told, names in found.items())
 
 
 def row_of(

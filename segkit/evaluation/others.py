@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from segkit.data.cases import Case
 from segkit.errors import InputError
 from segkit.evaluation.predictions import prediction_rows
-from segkit.evaluation.rows import ADAPTED, AUTOMATIC_PROMPT, ZERO_SHOT, Row
+from segkit.evaluation.rows import ADAPTED, ZERO_SHOT, Row, automatic_row, oracle_rows
 from segkit.evaluation.samples import SampleReader
+from segkit.evaluation.settings import EvaluationSettings
 from segkit.predictors.base import Predictor
 
 _TAKEN = (ADAPTED, ZERO_SHOT, "box_ellipse", "location_prior")
@@ -31,13 +32,21 @@ class Others:
                 fix=f"use letters, digits, - and _, each once, and none of {_TAKEN}",
             )
 
-    def rows(self, cases: Sequence[Case], reader: SampleReader, device: str) -> list[Row]:
-        """Build the rows.
+    def rows(
+        self,
+        cases: Sequence[Case],
+        reader: SampleReader,
+        settings: EvaluationSettings,
+        device: str,
+    ) -> list[Row]:
+        """Build the rows; models that need prompts get those of `settings`.
 
         Raises:
-            InputError: A model needs prompts or has other classes, or predictions do not fit.
+            InputError: A model has other classes, or predictions do not fit.
         """
-        found = [_model_row(name, path, reader, device) for name, path in self.models.items()]
+        found: list[Row] = []
+        for name, path in self.models.items():
+            found += _model_rows(name, path, reader, settings, device)
         return found + prediction_rows(self.predictions, cases, reader)
 
 
@@ -51,27 +60,21 @@ def named(given: str | Path | Mapping[str, str | Path] | None) -> dict[str, str 
     return {name or "predictions": given}
 
 
-def _model_row(name: str, path: str | Path, reader: SampleReader, device: str) -> Row:
+def _model_rows(
+    name: str, path: str | Path, reader: SampleReader, settings: EvaluationSettings, device: str
+) -> list[Row]:
     predictor = Predictor.from_pretrained(path, device=device)
-    if not predictor.segmenter.is_automatic:
-        raise InputError(
-            "a model beside another one must work without prompts, this one needs them",
-            path=path,
-            fix="evaluate it on its own with run=...",
-        )
     if predictor.labels != dict(reader.labels):
         raise InputError(
             f"its classes are {predictor.labels}, those of the data set {dict(reader.labels)}",
             path=path,
             code="other_labels",
         )
-    return Row(
-        name,
-        name,
-        lambda sample: predictor.segment(sample.source),
-        AUTOMATIC_PROMPT,
-        is_oracle=False,
-    )
+    if not predictor.segmenter.is_automatic:
+        per = "volume" if predictor.is_volumetric else settings.protocol.per
+        asked = replace(settings, protocol=replace(settings.protocol, per=per))
+        return oracle_rows(name, name, predictor, dict(reader.labels), asked)
+    return [automatic_row(name, name, predictor)]
 
 
 def _is_name(text: str) -> bool:

@@ -58,22 +58,22 @@ def model_rows(
     Raises:
         InputError: The model has no description, or neither it nor the caller names classes.
     """
-    info = predictor.info
+    info, adapted = predictor.info, automatic_row(ADAPTED, "Adapted", predictor)
     labels = (predictor.labels or labels) if info is not None else labels
     if not labels:
         raise InputError("no classes to evaluate", fix="name them with labels={1: 'name'}")
     if info is not None and BUILDERS[info.recipe.backbone.name].weights == "none":
-        return [_automatic_row(predictor)]  # trained as a whole: there is nothing frozen
+        return [adapted]  # trained as a whole: there is nothing frozen
     is_automatic = predictor.segmenter.is_automatic
     if predictor.is_volumetric:
         # the model alone: a frozen lift has no decoder that was ever trained
         asked = replace(settings, protocol=replace(settings.protocol, per="volume"))
         if is_automatic:
-            return [_automatic_row(predictor)]
-        return _oracle_rows(ADAPTED, "Adapted", predictor, labels, asked)
+            return [adapted]
+        return oracle_rows(ADAPTED, "Adapted", predictor, labels, asked)
     if info is None:
-        return _oracle_rows(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)
-    frozen = _oracle_rows(
+        return oracle_rows(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)
+    frozen = oracle_rows(
         ZERO_SHOT,
         f"Zero-shot (frozen, {info.input.size} px)",
         _frozen(info, predictor, checkpoint),
@@ -81,12 +81,12 @@ def model_rows(
         settings,
     )
     if not is_automatic:
-        return frozen + _oracle_rows(ADAPTED, "Adapted", predictor, labels, settings)
+        return frozen + oracle_rows(ADAPTED, "Adapted", predictor, labels, settings)
     note = (
         "a frozen backbone has no automatic mode; it is given the oracle prompt, which the "
         "adapted row does without"
     )
-    return [*(replace(row, note=note) for row in frozen), _automatic_row(predictor)]
+    return [*(replace(row, note=note) for row in frozen), adapted]
 
 
 def baseline_rows(
@@ -127,10 +127,11 @@ def baseline_rows(
     return rows
 
 
-def _automatic_row(predictor: Predictor) -> Row:
+def automatic_row(name: str, title: str, predictor: Predictor) -> Row:
+    """Row of a model that finds its classes without being told anything."""
     return Row(
-        ADAPTED,
-        "Adapted",
+        name,
+        title,
         lambda sample: predictor.segment(sample.source),
         AUTOMATIC_PROMPT,
         is_oracle=False,
@@ -138,14 +139,17 @@ def _automatic_row(predictor: Predictor) -> Row:
     )
 
 
-def _oracle_rows(
+def oracle_rows(
     name: str,
     title: str,
     predictor: Predictor,
     labels: Mapping[int, str],
     settings: EvaluationSettings,
 ) -> list[Row]:
-    """One row, or one for each number of clicks into a volume, the fewest first."""
+    """Rows of a model that is prompted by the oracle of `settings`.
+
+    One row, or one for each number of clicks into a volume, the fewest first.
+    """
     protocol = settings.protocol
     if protocol.per == "slice":
         oracle = OraclePredictor(predictor, dict(labels), protocol, settings.seed)

@@ -90,7 +90,7 @@ def evaluate(
     rows: list[Row] = []
     if predictor is not None:
         rows = model_rows(predictor, settings, checkpoint=checkpoint, labels=reader.labels)
-    rows += others.rows(cases, reader, device)
+    rows += others.rows(cases, reader, settings, device)
     rows += _trivial_rows(predictor, settings, reader, dataset)
     name = rows[0].title if predictor is None else model_name(predictor, str(model))
     head = {"format": FORMAT, "model": name, "split": split}

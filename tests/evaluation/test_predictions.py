@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from segkit.data.datasets import find_cases
+from segkit.data.preprocess import InputSpec
 from segkit.errors import InputError
 from segkit.evaluation import EvaluationSettings, Others, Resampling, Scoring, evaluate
 from segkit.evaluation.cohort import labelled_cases
 from segkit.evaluation.others import named
 from segkit.evaluation.predictions import PredictionFolder
 from segkit.evaluation.samples import SampleReader
+from segkit.models import build
+from segkit.models.files import save_adapter
+from segkit.models.info import ModelInfo
 
 LABELS = {1: "front", 2: "back"}
 QUICK = EvaluationSettings(scoring=Scoring(resampling=Resampling(resamples=200)), baselines=())
@@ -109,6 +113,25 @@ def test_names_of_rows_are_checked(name: str) -> None:
         Others(predictions={name: "x"})
 
 
-def test_other_models_must_fit(data_root: Path, make_run: Callable[[bool], Path]) -> None:
-    with pytest.raises(InputError, match="must work without prompts"):
-        evaluate(None, data_root, settings=QUICK, others=Others({"x": make_run(False)}))
+def test_models_that_need_prompts_get_the_same_ones(
+    data_root: Path, make_run: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    run = make_run(False)
+    twin = shutil.copytree(run, tmp_path / "twin")
+    found = evaluate(run, data_root, settings=QUICK, others=Others({"twin": twin})).summary
+    rows = found["rows"]
+    assert rows["twin"]["is_oracle"]
+    assert rows["twin"]["prompt"] == rows["adapted"]["prompt"]
+    assert rows["twin"]["mean"] == rows["adapted"]["mean"]
+    assert found["differences"]["adapted - twin"]["dice"]["mean"] == 0
+
+
+def test_other_models_must_have_the_classes_of_the_data_set(
+    data_root: Path, make_run: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    segmenter = build.sam_tiny()
+    info = ModelInfo.of(segmenter, labels={1: "heart"}, input=InputSpec(size=64))
+    save_adapter(tmp_path / "heart.safetensors", segmenter, info)
+    others = Others({"heart": tmp_path / "heart.safetensors"})
+    with pytest.raises(InputError, match=r"'heart'.*those of the data set.*'front'"):
+        evaluate(make_run(True), data_root, settings=QUICK, others=others)
