@@ -62,6 +62,12 @@ def evaluate_config(cfg: DictConfig, progress: Progress | None = None) -> Evalua
     slices = trained.get("data", {}).get("slices", {})
     if "clips" in slices:
         return _evaluate_clips(cfg, plain, trained, progress)
+    if plain["clips"]["compat"] is not None:
+        raise InputError(
+            f"clips.compat={plain['clips']['compat']} says how clips are measured, and this model "
+            "was not trained on clips",
+            fix="leave it out",
+        )
     source = _changed(_built(slices, "source", SourceSpec), plain["data"])
     protocol = _protocol(plain["prompt"], trained)
     settings: EvaluationSettings = instantiate(cfg.settings, _convert_="all")
@@ -112,6 +118,7 @@ def _evaluate_clips(
         clips=_built(slices, "clips", ClipSpec),
         mark={None: "box", "clicks": "click"}.get(plain["prompt"]["kind"], plain["prompt"]["kind"]),
         evaluation=instantiate(cfg.settings, _convert_="all"),
+        compat=plain["clips"]["compat"],
     )
     return evaluate_clips(
         cfg.run,

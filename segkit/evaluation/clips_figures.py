@@ -22,12 +22,16 @@ FRAMES = 6
 
 @dataclass(slots=True)
 class ClipTally:
-    """Collects the figures of every row and clip; those of its classes are averaged."""
+    """Collects the figures of every row and clip; those of its classes are averaged.
+
+    `as_volume` only says what the other figures of these clips are.
+    """
 
     figures: dict[str, dict[str, list[ClipMetrics]]] = field(
         default_factory=lambda: defaultdict(dict)
     )
     groups: dict[str, str] = field(default_factory=dict)
+    as_volume: bool = False
 
     def add(self, row: str, recording: Recording, masks: Masks, labels: Mapping[int, str]) -> None:
         """Measure the labelled frames of one clip."""
@@ -52,6 +56,11 @@ class ClipTally:
     def definitions(self) -> dict[str, str]:
         """One sentence for each figure, and one that says which frames count."""
         frames = "of each clip, labelled frames after the first, which is shown and not measured"
+        if self.as_volume:
+            frames += (
+                "; Dice, IoU, NSD and distances are those of all these frames as one volume of "
+                "voxels of side 1, time being its depth, as in the released code of DD-SAM2"
+            )
         return {"frames": frames, **CLIP_FIGURES}
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from segkit.data.datasets import Dataset
 from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
 from segkit.errors import InputError
-from segkit.evaluation.clips import Recording, RecordingReader
+from segkit.evaluation.clips import Masks, Recording, RecordingReader
 from segkit.evaluation.clips_figures import ClipTally, FilmStrip, make_strips
 from segkit.evaluation.clips_rows import MARKS, Follow, Mark, Tracked, copy_ellipse, copy_first
 from segkit.evaluation.cohort import common_labels, labelled_cases
@@ -29,6 +29,7 @@ from segkit.evaluation.samples import Progress, SampleReader
 from segkit.evaluation.scores import FIGURES, Score, ScoreTable
 from segkit.evaluation.settings import EvaluationSettings, Scoring
 from segkit.evaluation.summary import FORMAT, facts, model_name, tables
+from segkit.losses import Compat
 from segkit.metrics import label_metrics
 from segkit.metrics.case import CaseMetrics
 from segkit.models.build import BUILDERS
@@ -44,12 +45,22 @@ COPY_LAST, COPY_ELLIPSE = "copy_last", "copy_ellipse"
 class ClipSettings:
     """How clips are cut (`clips`), how the first frame is marked (`mark`), and how scores are made.
 
-    Of `evaluation` the scoring and the names of cases count.
+    Of `evaluation` the scoring and the names of cases count. With `compat="authors"` figures are
+    those of DD-SAM2's released code: the frames of a clip are one volume of voxels of side 1, time
+    is its depth, and NSD is at half a voxel of edge voxels, whatever the scoring says.
     """
 
     clips: ClipSpec = field(default_factory=ClipSpec)
     mark: Mark = "box"
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    compat: Compat = None
+
+    def __post_init__(self) -> None:
+        if self.compat not in (None, "authors"):
+            raise InputError(f"compat must be None or 'authors', got {self.compat!r}")
+        if self.compat == "authors":
+            scoring = replace(self.evaluation.scoring, definition="voxel", tolerance_mm=0.5)
+            object.__setattr__(self, "evaluation", replace(self.evaluation, scoring=scoring))
 
 
 def evaluate_clips(
@@ -87,7 +98,13 @@ def evaluate_clips(
     clips = RecordingReader(reader, _model_input(predictor, reader, cases[0]), settings.clips)
     rows, predict = _rows(predictor, settings.mark, checkpoint)
     start = time.perf_counter()
-    measured = measure_clips(predict, clips.all(cases, progress), reader.labels, evaluation.scoring)
+    measured = measure_clips(
+        predict,
+        clips.all(cases, progress),
+        reader.labels,
+        evaluation.scoring,
+        as_volume=settings.compat == "authors",
+    )
     summary: dict[str, Any] = {
         "format": FORMAT,
         "model": model_name(predictor, str(model)),
@@ -141,37 +158,30 @@ def measure_clips(
     recordings: Iterable[Recording],
     labels: Mapping[int, str],
     scoring: Scoring,
+    *,
+    as_volume: bool = False,
 ) -> Measured:
     """Run every row on every clip; one clip is in memory at a time.
+
+    `as_volume` measures the frames of a clip as one volume in voxels, not each on its own.
 
     Raises:
         InputError: There is no clip.
     """
     scores: list[Score] = []
-    clock, units, tally = Clock(), set(), ClipTally()
+    clock, units, tally = Clock(), set(), ClipTally(as_volume=as_volume)
+    compare = _volume_metrics if as_volume else _frame_metrics
     for recording in recordings:
-        units.add(recording.unit)
-        later = np.flatnonzero(recording.is_labelled)
-        later = later[later > 0]
+        units.add("px" if as_volume else recording.unit)
         for name, follow in rows.items():
             start = time.perf_counter()
             masks = follow(recording)
             clock.add(name, time.perf_counter() - start)
             tally.add(name, recording, masks, labels)
-            frames = [
-                label_metrics(
-                    masks[index],
-                    recording.reference[index],
-                    labels,
-                    recording.spacing_mm,
-                    tolerance_mm=scoring.tolerance_mm,
-                    definition=scoring.definition,
-                )
-                for index in later
+            found = compare(recording, masks, labels, scoring)
+            scores += [
+                Score(name, recording.id, recording.group, value, found[value]) for value in labels
             ]
-            for value in labels:
-                mean = mean_metrics([frame[value] for frame in frames])
-                scores.append(Score(name, recording.id, recording.group, value, mean))
     if not scores:
         raise InputError(
             "no clip shows an object on a labelled frame that another one follows",
@@ -179,6 +189,45 @@ def measure_clips(
             code="no_clips",
         )
     return Measured(ScoreTable(scores, labels), clock, frozenset(units), tally)
+
+
+def _later(recording: Recording) -> np.ndarray:
+    """Labelled frames but the first, which is shown."""
+    labelled = np.flatnonzero(recording.is_labelled)
+    return labelled[labelled > 0]
+
+
+def _frame_metrics(
+    recording: Recording, masks: Masks, labels: Mapping[int, str], scoring: Scoring
+) -> dict[int, CaseMetrics]:
+    """Means of the figures of single frames, on the spacing of their pixels."""
+    frames = [
+        label_metrics(
+            masks[index],
+            recording.reference[index],
+            labels,
+            recording.spacing_mm,
+            tolerance_mm=scoring.tolerance_mm,
+            definition=scoring.definition,
+        )
+        for index in _later(recording)
+    ]
+    return {value: mean_metrics([frame[value] for frame in frames]) for value in labels}
+
+
+def _volume_metrics(
+    recording: Recording, masks: Masks, labels: Mapping[int, str], scoring: Scoring
+) -> dict[int, CaseMetrics]:
+    """Figures of all frames as one volume, a frame apart being as far as a pixel."""
+    later = _later(recording)
+    return label_metrics(
+        masks[later],
+        recording.reference[later],
+        labels,
+        (1.0, 1.0, 1.0),
+        tolerance_mm=scoring.tolerance_mm,
+        definition=scoring.definition,
+    )
 
 
 def mean_metrics(frames: Sequence[CaseMetrics]) -> CaseMetrics:

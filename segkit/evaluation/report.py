@@ -38,6 +38,7 @@ _NAMES = {
     "j": "J",
     "f": "F",
     "j_and_f": "J&F",
+    "stack_dice": "Dice as one volume",
     "consistency": "Temporal consistency",
     "frames": "Frames",
 }

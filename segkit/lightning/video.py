@@ -19,6 +19,7 @@ from segkit.losses import Compat, iou_head_loss
 from segkit.memory import MemoryBank, Sam2Memory
 from segkit.models.build import BUILDERS
 from segkit.models.build_sam2 import Sam2Builder
+from segkit.models.dd_sam2_tracker import DDSam2Tracker
 from segkit.models.segmenter import Segmenter, upsample
 from segkit.models.tracker import ObjectPrompt, Tracker, TrackPrediction
 from segkit.prompts import simulate
@@ -34,8 +35,8 @@ class Following:
     as a share of its extent). With probability `corrections` one later frame is corrected by a
     click into the largest error of each object. Up to `max_objects` per clip are followed at once.
     The error of the predicted IoU weighs `iou_weight`, that of visibility `visibility_weight`.
-    With `compat="authors"` neither counts, and an object that a frame does not show is wanted as an
-    empty mask.
+    With `compat="authors"` neither counts, an object that a frame does not show is wanted as an
+    empty mask, and training windows are followed by `segkit.models.dd_sam2_tracker.DDSam2Tracker`.
     """
 
     box_share: float = 1.0
@@ -88,9 +89,10 @@ class VideoModule(SegmentationModule):
 
     Source: "DD-SAM2" (2025): a box on the first frame, memory written from predicted masks, a loss
     on every frame. Differences from the released code: memory and tracking are those of inference,
-    where it feeds raw probabilities, lets time codes add up and takes the single mask; a frame that
-    does not show an object teaches visibility, not an empty mask. `Following.compat` and the
-    `compat` of `segkit.losses.DDSam2Loss` bring back its loss, not its memory.
+    where it feeds raw probabilities, lets time codes add up, keeps one pointer and takes the single
+    mask; the memory does not drop out anything; a frame that does not show an object teaches
+    visibility, not an empty mask. `Following.compat` and the `compat` of `segkit.losses.DDSam2Loss`
+    bring all of that back, in training; validation follows as inference does, as it does there.
 
     `checkpoint` is the file the backbone was loaded from, for its memory half; None means what it
     means to the builder of the backbone.
@@ -120,7 +122,8 @@ class VideoModule(SegmentationModule):
     @override
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        self.tracker.memory.eval()  # frozen: its dropout would only add noise
+        # frozen: its dropout would only add noise
+        self.tracker.memory.train(mode and self.following.compat == "authors")
         return self
 
     @override
@@ -138,22 +141,30 @@ class VideoModule(SegmentationModule):
             return ClipPrediction(())
         clips, length = batch.masks.shape[:2]
         features = self.segmenter.encode(batch.frames.flatten(0, 1))
-        bank = MemoryBank().add(range(len(objects.masks)), objects.image_index.tolist())
+        tracker, bank = self._begin(length)
+        bank = bank.add(range(len(objects.masks)), objects.image_index.tolist())
         prompts, gives_mask = _first_prompts(objects.masks, plan, generator)
         corrected = _corrected_frame(length, plan, generator)
         seen: list[FollowedFrame] = []
         for index in range(length):
             frame, before = _frame(features, index, clips), bank
-            found, bank = self.tracker.step(frame, None if index else prompts, bank)
+            found, bank = tracker.step(frame, None if index else prompts, bank)
             target = _at(batch.masks, objects, index)
             is_known = batch.is_labelled[objects.image_index, index]
             if index or not gives_mask:
                 seen.append(FollowedFrame(index, found, target, is_known))
             if index == corrected and is_known.all():
                 clicks = _corrections(found, target, generator)
-                found, bank = self.tracker.step(frame, clicks, before)
+                found, bank = tracker.step(frame, clicks, before)
                 seen.append(FollowedFrame(index, found, target, is_known))
         return ClipPrediction(tuple(seen), objects)
+
+    def _begin(self, frames: int) -> tuple[Tracker, MemoryBank]:
+        """Who follows a clip of so many frames, and the memory to start with."""
+        if self.training and self.following.compat == "authors":
+            memory = self.tracker.memory
+            return DDSam2Tracker(self.segmenter, memory, frames=frames), MemoryBank(rounds=False)
+        return self.tracker, MemoryBank()
 
     @override
     def total_loss(self, prediction: ClipPrediction) -> Tensor:  # type: ignore[override]

@@ -112,12 +112,16 @@ class Sam2Memory(nn.Module):
         masks: Float[Tensor, "objects 1 height width"],
         is_visible: Bool[Tensor, "objects 1"] | None,
         image_index: Int[Tensor, " objects"],
+        *,
+        is_scaled: bool = True,
     ) -> Float[Tensor, "objects cells memory"]:
         """Make maps to remember of masks in [0, 1], of the size of the model input.
 
-        `maps` have seen no memory. Objects that are not visible are marked as such.
+        `maps` have seen no memory. Objects that are not visible are marked as such. Masks are
+        scaled to -10 to 10, as the weights of SAM 2 expect, unless `is_scaled` is off.
         """
-        found = self.memory_encoder(maps, masks * _SCALE + _BIAS, image_index)
+        masks = masks * _SCALE + _BIAS if is_scaled else masks
+        found = self.memory_encoder(maps, masks, image_index)
         found = found.flatten(2).transpose(1, 2)
         if is_visible is not None and self.sizes.occlusion_embedding:
             found = found + (~is_visible)[:, None] * self.no_obj_embed_spatial

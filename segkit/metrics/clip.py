@@ -18,6 +18,10 @@ CLIP_FIGURES = {
         "SAM 2 uses it), over the same frames; both empty: 1, one empty: 0"
     ),
     "j_and_f": "mean of J and F",
+    "stack_dice": (
+        "Dice of the same frames as one volume: large frames count more, and a frame that shows "
+        "nothing counts what is found on it; both empty: 1"
+    ),
     "consistency": (
         "1 - mean over consecutive labelled frames of |a - b|, a the IoU of the two predictions, b "
         "that of the two references; the first frame counts as shown in both"
@@ -32,6 +36,7 @@ class ClipMetrics:
 
     j: float
     f: float
+    stack_dice: float
     consistency: float
 
     @property
@@ -66,6 +71,7 @@ def clip_metrics(prediction: Masks, reference: Masks) -> ClipMetrics:
     return ClipMetrics(
         j=float(np.mean([overlap(*pair).iou for pair in pairs])),
         f=float(np.mean([boundary_f(*pair) for pair in pairs])),
+        stack_dice=overlap(prediction[1:], reference[1:]).dice,
         consistency=float(1 - np.abs(found - wanted).mean()),
     )
 

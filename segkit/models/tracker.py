@@ -287,8 +287,10 @@ class Tracker(nn.Module):
             finer = tuple(level[index] for level in finer)
         every = self.decoder.every_mask(Features((*finer, coarse), features.grid), tokens)
         chosen: Sam2Masks = self.decoder.choose(every, multimask=multimask)
-        if multimask:
-            chosen = chosen.best()
+        return self._predicted(ids, chosen.best() if multimask else chosen)
+
+    def _predicted(self, ids: Sequence[int], chosen: Sam2Masks) -> TrackPrediction:
+        """Leave nothing to see, and the pointer at nothing, of objects that are not visible."""
         is_visible = chosen.score > 0
         raw = chosen.logits.float()
         logits = torch.where(is_visible[..., None, None], raw, NO_OBJECT)

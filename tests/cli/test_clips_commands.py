@@ -48,3 +48,16 @@ def test_train_and_eval_on_clips(recordings, tmp_path, monkeypatch, capsys):
     assert summary["rows"]["copy_last"]["mean"]["dice"]["mean"] == pytest.approx(0.625)
     assert summary["rows"]["adapted"]["prompt"] == "oracle mask on the first frame"
     assert "First mask copied" in capsys.readouterr().out
+    # the same as DD-SAM2 measures: time is the depth of a volume
+    evaluation += ["clips.compat=authors", f"out={tmp_path / 'authors'}"]
+    assert main(["eval", *evaluation]) == 0
+    authors = json.loads((tmp_path / "authors" / "summary.json").read_text())
+    assert authors["tolerance"] == 0.5
+    assert "as one volume" in authors["definitions"]["frames"]
+    nsd = [one["rows"]["copy_last"]["mean"]["nsd"]["mean"] for one in (summary, authors)]
+    assert nsd[0] != nsd[1]
+
+
+def test_a_protocol_of_clips_is_refused_elsewhere(recordings, capsys):
+    assert main(["eval", "run=nano", f"data.root={recordings}", "clips.compat=authors"]) == 1
+    assert "this model was not trained on clips" in capsys.readouterr().err

@@ -107,6 +107,51 @@ def test_figures_are_means_over_labelled_frames_after_the_first(recordings):
     assert measured.units == {"px"}
 
 
+def late(recording):
+    """Right on the second and wrong on the last labelled frame, where it is one row."""
+    masks = recording.reference.copy()
+    masks[3] = 0
+    masks[3, 30] = 1
+    return masks
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+def test_as_the_authors_of_dd_sam2_time_is_a_third_axis(recordings, monkeypatch):
+    """MONAI on the stack, as in their code; frame by frame the figures are others."""
+    import monai.metrics as monai
+
+    recording = clips_of(recordings)[0]
+    settings = ClipSettings(compat="authors")
+    scoring = settings.evaluation.scoring
+    monkeypatch.setattr(type(recording), "spacing_mm", property(lambda _: (3.0, 2.0)))
+    measured = measure_clips({"late": late}, [recording], LABELS, scoring, as_volume=True)
+    found = measured.table.of("late")[0].metrics
+    masks, later = late(recording), [1, 3]
+    ours, theirs = (
+        torch.from_numpy(one[later] > 0)[None, None].float() for one in (masks, recording.reference)
+    )
+    options = {"include_background": False}
+    distance = monai.compute_hausdorff_distance(ours, theirs, percentile=95, **options)
+    surface = monai.compute_surface_dice(ours, theirs, [0.5], **options)
+    overlap = monai.compute_dice(ours, theirs, **options)
+    assert found.hd95_mm == pytest.approx(distance.item())
+    assert found.nsd == pytest.approx(surface.item())
+    assert found.dice == pytest.approx(overlap.item())
+    assert measured.units == {"px"}
+    alone = measure_clips({"late": late}, [recording], LABELS, Scoring()).table.of("late")[0]
+    assert abs(alone.metrics.dice - found.dice) > 0.05
+    assert abs(alone.metrics.hd95_mm - found.hd95_mm) > 1
+    assert abs(alone.metrics.nsd - found.nsd) > 0.05
+
+
+def test_the_protocol_of_the_authors_fixes_the_scoring():
+    scoring = ClipSettings(compat="authors").evaluation.scoring
+    assert (scoring.definition, scoring.tolerance_mm) == ("voxel", 0.5)
+    assert ClipSettings().evaluation.scoring == Scoring()
+    with pytest.raises(InputError, match="compat must be None or 'authors'"):
+        ClipSettings(compat="paper")
+
+
 def test_a_strip_has_the_labelled_frames_and_leaves_unlabelled_ones_bare(recordings):
     measured = measure_clips({"copy": copy_first}, clips_of(recordings), LABELS, Scoring())
     recording = clips_of(recordings)[0]

@@ -14,6 +14,7 @@ from segkit.data.clips_sequences import ClipSpec
 from segkit.data.loading import LoaderSpec
 from segkit.data.preprocess import InputSpec
 from segkit.data.splits import SplitSpec
+from segkit.errors import InputError
 from segkit.lightning import Following, OptimizerPlan, SegmentationData, VideoModule, fit
 from segkit.lightning.training import DEFAULT_TRAINER
 from segkit.losses import DDSam2Loss, DiceBCE
@@ -114,6 +115,57 @@ def test_an_object_that_is_gone_teaches_visibility_alone():
         torch.zeros(1, 1, SIZE, SIZE),
     )
     torch.testing.assert_close(authors._frame_loss(only), wanted)
+
+
+def test_as_the_authors_training_has_another_memory_than_validation(monkeypatch):
+    """Only training: their validation, too, follows with SAM 2's own predictor."""
+    module = a_module(compat="authors")
+    assert module.train().tracker.memory.training  # dropout, as released
+    assert not module.eval().tracker.memory.training
+    sound = a_module()
+    sound.segmenter.load_state_dict(module.segmenter.state_dict())
+    sound.tracker.memory.load_state_dict(module.tracker.memory.state_dict())
+    for one in (module, sound):
+        for layer in one.tracker.memory.memory_encoder.fuser.layers:
+            layer.gamma.data.fill_(0.5)
+
+    def logits(one, mode):
+        one.train(mode)
+        one.tracker.memory.eval()
+        return [frame.found.raw for frame in predict(one).frames]
+
+    for mode, differs in ((False, False), (True, True)):
+        pairs = list(zip(logits(module, mode), logits(sound, mode), strict=True))
+        assert torch.equal(*pairs[0])  # the marked frame has no memory
+        assert [torch.equal(*pair) for pair in pairs[1:]] == [not differs] * 3
+
+
+def test_as_the_authors_training_lowers_the_loss():
+    module = a_module(loss=DDSam2Loss(compat="authors"), compat="authors").train()
+    optimizer = module.plan.build(module.segmenter)
+    losses = []
+    for step in range(8):
+        loss = module.total_loss(predict(module, step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-2:]) < 0.98 * np.mean(losses[:2])
+
+
+def test_as_the_authors_windows_have_eight_frames_at_most():
+    module = a_module(compat="authors").train()
+    short = a_batch()
+    long = ClipBatch(
+        torch.cat([short.frames] * 3, 1),
+        torch.cat([short.masks] * 3, 1),
+        torch.cat([short.is_labelled] * 3, 1),
+        short.case_id,
+        short.spacing_mm,
+    )
+    with pytest.raises(InputError, match="windows of up to 8 frames, got 12"):
+        module.predict_batch(long, torch.Generator().manual_seed(0))
+    assert len(module.eval().predict_batch(long, torch.Generator().manual_seed(0)).frames) == 12
 
 
 def test_label_maps_hold_the_labelled_frames_after_the_first():

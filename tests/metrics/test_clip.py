@@ -35,7 +35,18 @@ def test_flicker_costs_consistency_and_not_only_overlap() -> None:
 
 def test_an_object_that_is_gone_and_not_found_agrees() -> None:
     gone = squares(0, None, None)
-    assert clip_metrics(gone, gone) == ClipMetrics(1.0, 1.0, 1.0)
+    assert clip_metrics(gone, gone) == ClipMetrics(1.0, 1.0, 1.0, 1.0)
+
+
+def test_frames_count_by_their_size_in_the_dice_of_the_stack() -> None:
+    reference = squares(0, 0, 0)
+    reference[2, 11:] = False  # one row is left
+    found = clip_metrics(squares(0, 0, None), reference)
+    assert found.j == pytest.approx(1 / 2)
+    assert found.stack_dice == pytest.approx(2 * 400 / (400 + 420))
+    # what is found on a frame that shows nothing counts, too
+    ghost = clip_metrics(squares(0, 0, 20), squares(0, 0, None))
+    assert ghost.stack_dice == pytest.approx(2 * 400 / (800 + 400))
 
 
 def test_every_figure_has_a_definition() -> None:
