@@ -5,12 +5,12 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
 from segkit.backbones.base import Backbone, Stem
+from segkit.backbones.position_memo import PositionMemo
 from segkit.backbones.sam2_modules import SAM2_TEST, Sam2ImageEncoder, Sam2MaskHead, Sam2Sizes
 from segkit.typing import BackboneSpec, BlockSpec, Features, Grid, Image, Maps, Tokens
 
@@ -77,6 +77,7 @@ class Sam2Backbone(Backbone):
         super().__init__(encoder, sam2_spec(sizes), adapter, trainable=trainable)
         self.high_res = nn.ModuleList(high_res)
         self.checkpointing = checkpointing
+        self._positions = PositionMemo()
         mean, std = torch.tensor(PIXEL_MEAN), torch.tensor(PIXEL_STD)
         self.register_buffer("pixel_mean", mean.view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", std.view(-1, 1, 1), persistent=False)
@@ -115,7 +116,8 @@ class Sam2Backbone(Backbone):
         trunk = self.encoder.trunk
         tokens = trunk.patch_embed(image)
         state = self.adapter.prepare(image, tokens, grid)
-        tokens = tokens + _positions(trunk.pos_embed, trunk.pos_embed_window, tokens)
+        size = (tokens.shape[1], tokens.shape[2])
+        tokens = tokens + self._positions(trunk.pos_embed, trunk.pos_embed_window, size)
         stages: list[Maps] = []
         for index in range(len(trunk.blocks)):
             tokens = self._step(index, tokens, state)
@@ -151,12 +153,3 @@ class Sam2Backbone(Backbone):
                 f"a batch of volumes with depth {grid.depth} must hold a multiple of that many "
                 f"slices, got {n}; fold all slices of each volume into the batch axis"
             )
-
-
-def _positions(background: Maps, window: Maps, tokens: Tokens) -> Tokens:
-    """Resize the background to the token grid and tile the window part over it."""
-    rows, cols = tokens.shape[1:3]
-    side = window.shape[-1]
-    tiled = window.tile((rows // side, cols // side))
-    maps = F.interpolate(background, size=(rows, cols), mode="bicubic") + tiled
-    return maps.permute(0, 2, 3, 1)
