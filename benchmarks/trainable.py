@@ -38,7 +38,7 @@ from segkit.prompts.simulate import box_from_mask, first_click, first_prompts
 
 TITLE = "What is trained: decoder, adapter, everything, from scratch, at equal time"
 SIZE, BATCH = 128, 4
-JITTER = 0.05
+JITTER = 0.02
 RUNS = table.RESULTS / "trainable_runs.jsonl"
 
 
@@ -83,9 +83,9 @@ class Run:
         return (self.data, self.method, self.seconds, self.sha256)
 
 
-def pictures_of(items: Sequence[Item]) -> Pictures:
-    """Objects as the model sees them, image and mask at `SIZE` pixels."""
-    spec = InputSpec(2, SIZE, "rgb", Intensity("full"))
+def pictures_of(items: Sequence[Item], size: int = SIZE) -> Pictures:
+    """Objects as the model sees them, image and mask at `size` pixels."""
+    spec = InputSpec(2, size, "rgb", Intensity("full"))
     views = [SliceView(Picture(item.image), spec) for item in items]
     images = [np.rint(255 * view.image(0)).astype(np.uint8) for view in views]
     masks = [view.label(item.mask, 0) for view, item in zip(views, items, strict=True)]
@@ -172,7 +172,7 @@ def known_runs() -> dict[tuple[object, ...], Run]:
 
 def rows_of(runs: Sequence[Run], subjects: Sequence[str], test: Pictures) -> list[dict[str, Any]]:
     """One row per method of one set, with paired differences to training the decoder alone."""
-    ellipses = [dice(ellipse(mask.shape, _corners(mask)), mask) for mask in test.masks]
+    ellipses = [dice(ellipse(mask.shape, corners(mask)), mask) for mask in test.masks]
     rows: list[dict[str, Any]] = [
         {"data": runs[0].data, "method": "ellipse in the box", "box": _interval(ellipses, subjects)}
     ]
@@ -199,7 +199,8 @@ def _interval(values: Sequence[float], subjects: Sequence[str]) -> str:
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
-def _corners(mask: np.ndarray) -> tuple[int, int, int, int]:
+def corners(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Tight box of a mask: x0, y0, x1, y1, all inside it."""
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(cols[0]), int(rows[0]), int(cols[-1]), int(rows[-1])
 

@@ -24,12 +24,14 @@ SamAdapterKind = Literal["iou", "bbce", "bce"]
 
 
 class DiceBCE(nn.Module):
-    """Weighted sum of Dice and balanced binary cross-entropy, per mask, then averaged.
+    """Weighted sum of Dice and binary cross-entropy, per mask, then averaged.
 
     Dice is 1 - (2 sum(pt) + 1e-5) / (sum(p) + sum(t) + 1e-5), with p and t squared in the
-    denominator if `squared`. In the cross-entropy a positive pixel weighs as much as the negative
-    ones it faces, but at most `max_positive_weight` (and no less than its inverse); 1 is the plain
-    mean. Weights are normalised, so the scale does not depend on the size of the object.
+    denominator if `squared`. The cross-entropy is a plain mean. With `max_positive_weight` above 1
+    it is balanced: a positive pixel weighs as much as the negative ones it faces, but at most that
+    (and no less than its inverse), normalised so that the scale does not depend on the size of the
+    object. Small objects are then found sooner, and masks come out too large: pixels in doubt turn
+    positive.
 
     Example:
         >>> loss = DiceBCE()
@@ -43,7 +45,7 @@ class DiceBCE(nn.Module):
         dice: float = 1.0,
         bce: float = 1.0,
         squared: bool = False,
-        max_positive_weight: float = 10.0,
+        max_positive_weight: float = 1.0,
     ) -> None:
         super().__init__()
         _check_weights(dice=dice, bce=bce)

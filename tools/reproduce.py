@@ -45,9 +45,12 @@ _SHORT = ("trainer.limit_train_batches=10", "+trainer.limit_val_batches=8")
 
 STUDIES = (
     Study("hippocampus", "3d/Task04_Hippocampus", 11, ("trainer.check_val_every_n_epoch=2",)),
-    Study("polyp", "2d/kvasir_polyp", 4),
-    Study("fetal_head", "2d/hc18_fetal_head", 3),
+    Study("hippocampus_click", "3d/Task04_Hippocampus", 5, _SHORT),
+    Study("polyp", "2d/kvasir_polyp", 6),
+    Study("fetal_head", "2d/hc18_fetal_head", 4),
     Study("nuclei", "2d/dsb2018_nuclei", 2),
+    Study("nuclei_click", "2d/dsb2018_nuclei", 4),
+    Study("cine_click", "video/sunnybrook_cine_lv", 4, _SHORT),
     Study("vessels", "2d/chase_db1_vessels", 2),
     Study("cine_video", "video/sunnybrook_cine_lv", 7, _SHORT),
     Study(

@@ -23,7 +23,8 @@ class Interaction:
     Each batch starts with boxes with probability `box_share`, otherwise with one click per object,
     which asks for alternatives. `rounds` counts the start; each later round adds a click in the
     largest error and, with `mask_feedback`, the logits so far. `jitter` is the standard deviation
-    of the sides of a box as a share of its extent. Up to `max_objects` per image are trained at
+    of the sides of a box as a share of its extent; models trained with 0.1, as SAM was, distrust
+    exact boxes (see docs/guide/prompts.md). Up to `max_objects` per image are trained at
     once: classes, or with `instances` the instance ids a data set yields. `scattered` (inside,
     anywhere) replaces the start by so many random clicks, as 3DSAM-adapter trains.
     """
@@ -31,7 +32,7 @@ class Interaction:
     box_share: float = 0.5
     rounds: int = 3
     max_objects: int = 4
-    jitter: float = 0.1
+    jitter: float = 0.02
     mask_feedback: bool = True
     instances: bool = False
     scattered: Sequence[int] | None = None

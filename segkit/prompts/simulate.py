@@ -164,7 +164,7 @@ def first_prompts(
     *,
     box_share: float = 0.5,
     place: Place = "random",
-    jitter: float = 0.1,
+    jitter: float = 0.02,
     image_index: Int[Tensor, " objects"] | None = None,
 ) -> Prompts:
     """Start each object with a click or, in `box_share` of the cases, with a box."""

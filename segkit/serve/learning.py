@@ -191,7 +191,9 @@ def _converse(
 ) -> Float[Tensor, ""]:
     """Prompt, look at the largest error, correct; the loss of all rounds."""
     starts_with_box = bool(torch.rand((), generator=generator) < 0.5)
-    prompts = simulate.first_prompts(masks, generator, box_share=float(starts_with_box), jitter=0.1)
+    prompts = simulate.first_prompts(
+        masks, generator, box_share=float(starts_with_box), jitter=0.02
+    )
     total = masks.new_zeros((), dtype=torch.float32)
     for number in range(rounds):
         prediction = segmenter.decode(features, prompts)

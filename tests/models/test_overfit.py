@@ -59,7 +59,8 @@ def learn_classes(segmenter: Segmenter, steps: int) -> Tensor:
 def learn_prompts(segmenter: Segmenter, steps: int) -> None:
     image, labels = picture()
     generator = torch.Generator().manual_seed(0)
-    loss, training = DiceBCE(), Training(segmenter, steps)
+    loss = DiceBCE(max_positive_weight=10)  # few steps from nothing
+    training = Training(segmenter, steps)
     features = segmenter.encode(image)
     for _ in range(steps):
         objects = sample_objects(labels, None, 2, generator)
