@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 from functools import partial
+from inspect import getmembers
 from pathlib import Path
 
 import nibabel
@@ -20,15 +21,11 @@ from segkit.typing import Grid
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-ASSUMED = (
-    vars(segkit.adapters)
-    | vars(segkit.backbones)
-    | {
-        "torch": torch,
-        "partial": partial,
-        "Grid": Grid,
-    }
-)
+ASSUMED = dict(getmembers(segkit.adapters) + getmembers(segkit.backbones)) | {
+    "torch": torch,
+    "partial": partial,
+    "Grid": Grid,
+}
 """Names that examples of adapters and backbones use without importing them."""
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 

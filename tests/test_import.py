@@ -25,6 +25,21 @@ def test_import_takes_less_than_half_a_second() -> None:
     assert float(run.stdout) < 0.5
 
 
+def loaded_by(code: str, names: tuple[str, ...]) -> list[str]:
+    words = f"import sys; {code}; print(*[name for name in {names} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
+def test_models_do_not_import_what_only_some_of_them_need() -> None:
+    names = ("torch", "torchvision", "segment_anything", "timm", "monai", "lightning", "hydra")
+    assert loaded_by("import segkit; segkit.Segmenter", names) == ["torch"]
+
+
+def test_reading_and_measuring_do_not_import_torch() -> None:
+    assert loaded_by("import segkit; segkit.load; segkit.measure", HEAVY[:-1]) == []
+
+
 @pytest.mark.parametrize("name", segkit.__all__)
 def test_every_public_name_exists(name: str) -> None:
     assert getattr(segkit, name) is not None

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,11 @@ from segkit.backbones.safetensors_file import (
     read_safetensors,
     write_safetensors,
 )
-from segkit.backbones.sam_modules import SamModules
 from segkit.backbones.torch_file import read_torch
 from segkit.errors import CheckpointError
+
+if TYPE_CHECKING:  # importing it takes as long as torch
+    from segkit.backbones.sam_modules import SamModules
 
 __all__ = [
     "KeyReport",
@@ -180,7 +183,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], path: str | 
     module.load_state_dict(tensors)
 
 
-def load_sam(modules: SamModules, path: str | Path, *, sha256: str | None = None) -> str:
+def load_sam(modules: "SamModules", path: str | Path, *, sha256: str | None = None) -> str:
     """Load an official SAM file, or one in its key layout, and return its sha256.
 
     Both `.pth` and `.safetensors` are read. Models for other image sizes load the same file: the

@@ -19,25 +19,8 @@ from segkit.models.weights import home_folder
 from segkit.torchvision_compat import DECLARED
 from segkit.version import VERSION
 
-EXAMPLE = """examples:
-  segkit doctor
-  segkit doctor --json
-
-The exit code is 1 if a package of the core install is missing, a device does not compute, or the
-cache cannot be written."""
 _GIB = 2**30
 _DEVELOPMENT = ("dev", "docs")
-
-
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="what is installed, what works, what is missing",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from segkit.cli.folds import folds_in
-from segkit.cli.hydra_app import run_hydra
 from segkit.cli.targets import check_targets
 from segkit.data.clips_sequences import ClipSpec
 from segkit.data.datamodule import SampleSpec, SourceSpec
@@ -29,11 +28,6 @@ from segkit.evaluation.samples import Progress
 Spec = TypeVar("Spec")
 
 _CLICKS = 3
-
-
-def run(words: Sequence[str]) -> int:
-    """Run `segkit eval run=RUN data.root=PATH [split=test] [overrides]`."""
-    return run_hydra("eval", evaluate_and_print, words)
 
 
 def evaluate_and_print(cfg: DictConfig) -> int:

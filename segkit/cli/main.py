@@ -69,17 +69,17 @@ def paragraph(error: BaseException) -> str:
 
 
 def _run(command: str, words: list[str]) -> int:
-    module = importlib.import_module(f"segkit.cli.{command}")
+    flags = importlib.import_module(f"segkit.cli.arguments.{command}")
     if command in HYDRA_COMMANDS:
-        return module.run(words)
+        return flags.run(words)
     parser = _parser()
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    module.add_parser(commands)
+    flags.add_parser(commands)
     try:
         args = parser.parse_args([command, *words])
     except SystemExit as stop:  # argparse has printed help or usage
         return int(stop.code or 0)
-    return module.run(args)
+    return importlib.import_module(f"segkit.cli.{command}").run(args)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ import html
 import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,62 +14,14 @@ from typing import Any
 from segkit.cli.measure_intervals import intervals_of_picture, read_volume, volume_intervals
 from segkit.data.atomic import atomic_file
 from segkit.data.dicom_seg import read_seg
-from segkit.data.options import ReadOptions, add_read_arguments, read_options_from
+from segkit.data.options import ReadOptions, read_options_from
 from segkit.data.readers import load
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
 from segkit.metrics.measurements import measure
 from segkit.metrics.shapes import change, describe_shapes, measure_picture, relate
 
-EXAMPLE = """examples:
-  segkit measure liver.nii.gz
-  segkit measure liver.nii.gz --image ct.nii.gz --json
-  segkit measure later.nii.gz --before earlier.nii.gz --html change.html
-  segkit measure spine.nii.gz --between 1,2
-  segkit measure tumour.nii.gz --probability tumour_probability.nii.gz
-  segkit measure spine.nii.gz --between 1,2 --probability 1=p1.nii.gz --probability 2=p2.nii.gz
-  segkit measure head.png --pixel-mm 0.11,0.11
-
-Diameters follow RECIST 1.1: the longest in any slice of the plane of acquisition, and the longest
-at a right angle to it in that slice. Centroids are x,y,z, right-anterior-superior. Of a picture:
-area, diameters, and an ellipse with its circumference."""
-
 Rows = list[dict[str, object]]
-
-
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "measure",
-        help="volume, surface, diameters and ellipses of a mask; change between two scans",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("mask", type=Path, metavar="MASK", help="label map with a known frame")
-    parser.add_argument("--image", type=Path, metavar="IMG", help="also report its values")
-    parser.add_argument("--before", type=Path, metavar="MASK", help="an earlier scan's mask")
-    parser.add_argument(
-        "--between", type=_pair_of(int), metavar="A,B", action="append", default=[],
-        help="distances and angle of two labels",
-    )  # fmt: skip
-    parser.add_argument(
-        "--probability", type=_labelled, metavar="[LABEL=]FILE", action="append", default=[],
-        help="of a label of the mask: adds 95 %% intervals to what is measured",
-    )  # fmt: skip
-    parser.add_argument(
-        "--before-probability", type=_labelled, metavar="[LABEL=]FILE", action="append",
-        default=[], help="of a label of the earlier scan: intervals of the change",
-    )  # fmt: skip
-    parser.add_argument(
-        "--pixel-mm", type=_pair_of(float), metavar="ROW,COL", help="pixel size of a picture"
-    )
-    parser.add_argument("--json", action="store_true", help="print the measurements as JSON")
-    parser.add_argument(
-        "--csv", type=Path, metavar="FILE", help="also write a table, row per label; others beside"
-    )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page")
-    reading = parser.add_argument_group("reading (each makes one refusal proceed)")
-    add_read_arguments(reading)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -217,20 +169,3 @@ def _html_rows(rows: Rows) -> str:
     cells = [(f"<td>{html.escape(_cell(row.get(n, '')))}</td>" for n in columns) for row in rows]
     head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
     return f"<tr>{head}</tr>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
-
-
-def _labelled(text: str) -> tuple[int | None, Path]:
-    """Read "2=FILE" or "FILE"."""
-    number, found, path = text.partition("=")
-    return (int(number), Path(path)) if found and number.isdecimal() else (None, Path(text))
-
-
-def _pair_of(kind: type) -> Any:
-    """Parser of two comma-separated numbers."""
-
-    def parse(text: str) -> Sequence[object]:
-        one, two = (kind(part) for part in text.split(","))
-        return (one, two)
-
-    parse.__name__ = f"two comma-separated values like {'1,2' if kind is int else '0.1,0.1'}, not"
-    return parse

@@ -10,64 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import segkit.models.weights as official
-from segkit.cli.zoo import add_actions, add_where, list_cards, show_card
+from segkit.cli.zoo import list_cards, show_card, write_card, write_cards
 from segkit.models.build import BUILDERS
 from segkit.models.methods import METHODS, building_blocks, describe
 from segkit.models.weights import OFFICIAL, local_file
 
-EXAMPLE = """examples:
-  segkit models
-  segkit models info sam-adapter --compat authors --json
-  segkit models info sam_vit_b
-  segkit models download sam_vit_b
-  segkit models card runs/liver --modality CT --licence CC-BY-4.0
-  segkit models list --in adapters/
-
-Files go to $SEGKIT_HOME/models, or ~/.cache/segkit/models, and are checked against their sha256. A
-download that was interrupted goes on where it stopped."""
 _MIB = 2**20
-
-
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "models",
-        help="list, describe and fetch models",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_json(parser, default=False)
-    parser.set_defaults(action=_list)
-    add_where(parser)
-    actions = parser.add_subparsers(metavar="list|info|card|index|download")
-    listing = actions.add_parser("list", help="all that is known here, or in a folder of adapters")
-    add_actions(actions, _add_json)
-    info = actions.add_parser("info", help="sizes, licence, weights of one model or method")
-    info.add_argument("name", metavar="NAME", help="method, backbone, or adapter of a folder")
-    info.add_argument("--compat", choices=("authors",), help="the released form of a method")
-    info.add_argument("--backbone", metavar="NAME", help="another size of SAM than the usual one")
-    info.set_defaults(action=_info)
-    fetch = actions.add_parser("download", help="fetch the official weights of a backbone")
-    fetch.add_argument("name", metavar="NAME", help=f"one of {', '.join(OFFICIAL)}")
-    fetch.set_defaults(action=_download)
-    for one in (listing, info, fetch):
-        _add_json(one)
-    for one in (listing, info):
-        add_where(one)
 
 
 def run(args: argparse.Namespace) -> int:
     """List, describe or fetch."""
-    document, text = args.action(args)
+    document, text = _ACTIONS[args.action](args)
     sys.stdout.write((json.dumps(document, indent=2) if args.json else text) + "\n")
     return 0
-
-
-def _add_json(parser: argparse.ArgumentParser, default: Any = argparse.SUPPRESS) -> None:
-    # suppressed below, so that the flag counts before and after the action
-    parser.add_argument(
-        "--json", action="store_true", default=default, help="print the facts as JSON"
-    )
 
 
 def _list(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -111,6 +66,11 @@ def _download(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     one = OFFICIAL[args.name]
     document = {"name": one.model, "path": str(path), "sha256": one.sha256}
     return document, f"{path} (sha256 {one.sha256}, verified)"
+
+
+_ACTIONS = {
+    "list": _list, "info": _info, "download": _download, "card": write_card, "index": write_cards
+}  # fmt: skip
 
 
 class _Progress:

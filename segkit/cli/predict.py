@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from segkit.cli import predict_many, predict_text, predict_video
-from segkit.cli.predict_cohort import Cohort, add_cohort_arguments, device_of, run_jobs
-from segkit.cli.predict_prompts import CommandPrompts, add_prompt_arguments
+from segkit.cli.predict_cohort import Cohort, device_of, run_jobs
+from segkit.cli.predict_prompts import CommandPrompts
 from segkit.data.meshes import is_mesh, save_surface
-from segkit.data.options import add_read_arguments, read_options_from
+from segkit.data.options import read_options_from
 from segkit.data.volume import Picture, Volume
 from segkit.data.writers import save
 from segkit.errors import InputError
@@ -18,69 +18,6 @@ from segkit.predictors.base import Predictor
 from segkit.predictors.cohort import CohortReport, find_inputs, output_path
 from segkit.predictors.ensemble import Ensemble
 from segkit.predictors.pipeline import Job, Steps, Write
-
-FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha", ".seg.nrrd", ".png", ".tif", ".dcm")
-EXAMPLE = """examples:
-  segkit predict ct.nii.gz -m runs/liver -o liver.nii.gz
-  segkit predict cases/ -m runs/liver -o masks/ --resume
-  segkit predict ct.nii.gz -m runs/liver -o liver.stl --label liver
-  segkit predict cases/ -m cv/0 -m cv/1 -m cv/2 --ensemble -o masks/
-  torchrun --nproc-per-node 4 --no-python segkit predict cases/ -m runs/liver -o masks/
-  segkit predict polyp.png -m nano -o mask.png --box 80,60,210,180
-  segkit predict t1.nrrd -m nano -o mask.nrrd --point=-12.5,30,41.2 --space ras
-  segkit predict ct.nii.gz -m nano -o kidney.nii.gz --box 90,80,40,150,160,41 --propagate
-  segkit predict ct.nii.gz -m nano -o both.nii.gz --point 80,90,40@left --point 180,92,40@right
-
-Voxel coordinates are i,j,k, the order of the file's axes (x,y for pictures), from 0. Boxes are
-half-open: first corner, then one past the last voxel. Millimetres are x,y,z. Prompts without a
-name belong to the object of --label; the output holds 1, 2, ... in the order of the objects.
-
-The exit code is 0 if every input gave its mask, 1 if one failed (the others are done nevertheless;
-run_report.json beside the masks says why), 2 if the command was wrong."""
-
-
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Describe the command."""
-    parser = subparsers.add_parser(
-        "predict",
-        help="segment files; the mask has the input's own grid",
-        epilog=f"{EXAMPLE}\n\n{predict_text.EXAMPLE}\n\n{predict_video.EXAMPLE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="file, DICOM folder or folder")
-    parser.add_argument(
-        *("-m", "--model"),
-        dest="models",
-        action="append",
-        required=True,
-        metavar="MODEL",
-        help="run folder, adapter file or name; several share one backbone",
-    )
-    parser.add_argument("-o", "--output", required=True, type=Path, help="file or folder")
-    parser.add_argument("--checkpoint", help="weight file of a backbone that does not ship here")
-    parser.add_argument("--format", choices=FORMATS, help="file type in an output folder")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
-    parser.add_argument("--json", action="store_true", help="print the run report as JSON")
-    add_cohort_arguments(parser)
-    add_prompt_arguments(parser)
-    predict_text.add_text_arguments(parser)
-    classes = parser.add_argument_group("classes (automatic models)")
-    classes.add_argument(
-        "--ensemble", action="store_true", help="one mask: the mean of all models named with -m"
-    )
-    classes.add_argument("--mirror", action="store_true", help="average over mirrored inputs")
-    classes.add_argument(
-        "--overlap", type=float, default=0.5, help="of blocks, as a share of their side (0.5)"
-    )
-    parser.add_argument("--label", metavar="NAME", help="name of the object, or class to keep")
-    parser.add_argument(
-        "--uncertainty",
-        type=Path,
-        metavar="FILE",
-        help="also write the entropy of a prompted object, in percent of a bit (one input)",
-    )
-    reading = parser.add_argument_group("reading (each makes one refusal proceed)")
-    add_read_arguments(reading)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -31,18 +31,6 @@ class Cohort:
     folder: Path | None
 
 
-def add_cohort_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe what concerns folders of cases."""
-    many = parser.add_argument_group("many inputs")
-    many.add_argument("--resume", action="store_true", help="skip inputs that are done")
-    many.add_argument(
-        "--shard",
-        type=_shard,
-        metavar="I/N",
-        help="only part I (from 0) of N of the inputs; torchrun sets it by itself",
-    )
-
-
 def run_jobs(
     args: argparse.Namespace, cohort: Cohort, steps: Steps, about: CohortReport
 ) -> CohortReport:
@@ -118,13 +106,6 @@ def tell(cases: Sequence[CaseResult]) -> None:
             sys.stderr.write(f"error: {case.error}\n")
         else:
             sys.stderr.write(f"{case.output} ({case.seconds:.1f} s)\n")
-
-
-def _shard(text: str) -> Shard:
-    try:
-        return Shard.parse(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _finished(job: Job, journal: Journal | None) -> tuple[CaseResult, ...] | None:

@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
+from segkit.cli.arguments.predict import AXES
 from segkit.data.labels import read_labels
 from segkit.errors import InputError
 from segkit.geometry import Space
 from segkit.predictors.session import Session
 
-AXES = {"k": 0, "j": 1, "i": 2}
 ADDS, REMOVES = 1, 2
 """Voxel values of a drawing in a file."""
 
@@ -33,23 +33,6 @@ class Prompt:
     label: int = 1
     name: str | None = None
     path: Path | None = None
-
-
-def add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options that `CommandPrompts` reads."""
-    prompts = parser.add_argument_group("prompts (interactive models)")
-    for option, metavar, text in (
-        ("--point", "I,J,K[:0|1][@NAME]", "click; :0 removes, @NAME is an object of its own"),
-        ("--box", "I0,J0,K0,I1,J1,K1[:0|1][@NAME]", "half-open box"),
-        ("--lasso", "'I,J,K;I,J,K;...[:0|1][@NAME]'", "closed curve on one slice"),
-        ("--scribble", "FILE|'I,J,K;...'", "voxels 1 add, 2 remove; or a line, as --lasso"),
-    ):
-        prompts.add_argument(option, action="append", default=[], metavar=metavar, help=text)
-    prompts.add_argument("--mask", type=Path, metavar="FILE", help="mask to start from")
-    prompts.add_argument("--propagate", action="store_true", help="carry masks to other slices")
-    prompts.add_argument("--slices", metavar="A:B", help="range of --propagate: A to B - 1")
-    prompts.add_argument("--axis", choices=tuple(AXES), help="axis along which slices lie")
-    prompts.add_argument("--space", choices=("voxel", "ras", "lps"), default="voxel")
 
 
 class CommandPrompts:

@@ -17,47 +17,6 @@ from segkit.text import Finding, RegionSettings, TextPrompter
 from segkit.text.prompter import Slices
 from segkit.text.template import Words, parse_words, read_words
 
-EXAMPLE = """words (needs segkit[text]; the same for all inputs, wordings of one name are averaged):
-  segkit predict scan.png -m nano -o mask.png --text "a bright round lesion"
-  segkit predict cases/ -m nano -o masks/ --text "cyst=a dark spot" --text "cyst=a black spot"
-  segkit predict cases/ -m runs/mine -o masks/ --words words.yaml --text-encoder biomedclip"""
-
-
-def add_text_arguments(parser: argparse.ArgumentParser) -> None:
-    """Describe the options that `CommandWords` reads."""
-    words = parser.add_argument_group("words (interactive models; needs segkit[text])")
-    words.add_argument(
-        "--text",
-        action="append",
-        default=[],
-        metavar="[NAME=]WORDS",
-        help="what to look for; repeat it for other wordings, or with names for several objects",
-    )
-    words.add_argument(
-        "--words", type=Path, metavar="FILE", help="YAML file {NAME: [WORDS, ...]} instead"
-    )
-    words.add_argument(
-        "--text-encoder",
-        default="nano_clip",
-        metavar="ENCODER",
-        help="nano_clip (default), biomedclip, a folder, or a model name of open_clip",
-    )
-    words.add_argument(
-        "--text-checkpoint", type=Path, metavar="FILE", help="weights for --text-encoder"
-    )
-    words.add_argument(
-        "--text-as", choices=("box", "point", "both"), default="box", help="prompt made of a region"
-    )
-    words.add_argument(
-        "--text-slices",
-        default="best",
-        metavar="best|all|A:B",
-        help="slices of a volume to look at; see --propagate",
-    )
-    words.add_argument(
-        "--text-regions", type=int, default=1, metavar="N", help="regions per slice (1)"
-    )
-
 
 class CommandWords:
     """The words of one command, and what they found in its inputs.

@@ -5,7 +5,7 @@ After `instantiate` there is no config left.
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from segkit.cli.folds import merge_folds
-from segkit.cli.hydra_app import run_hydra
 from segkit.cli.targets import check_targets
 from segkit.data.atomic import atomic_file
 from segkit.lightning import FitResult, SegmentationData, fit, is_first_process, seed_all
-
-
-def run(words: Sequence[str]) -> int:
-    """Run `segkit train experiment=NAME data.root=PATH [overrides]`."""
-    return run_hydra("train", train, words, after_sweep=merge_folds)
 
 
 def train(cfg: DictConfig) -> int:

@@ -1,7 +1,7 @@
 """The part of `segkit models` that is about folders of adapters: list, info, card, index."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +9,6 @@ from segkit.data.atomic import atomic_file
 from segkit.models.zoo import CARD, Card, find_card, find_cards, make_card, write_index
 
 Answer = tuple[dict[str, Any], str]
-AddJson = Callable[[argparse.ArgumentParser], None]
-
-
-def add_actions(
-    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", add_json: AddJson
-) -> None:
-    """Describe `card` and `index`."""
-    card = actions.add_parser("card", help="write the card of a run folder or an adapter file")
-    card.add_argument("run", metavar="RUN", type=Path)
-    card.add_argument("--modality", default="", help="such as CT or MR")
-    card.add_argument("--licence", default="", help="of the trained weights")
-    card.set_defaults(action=_card)
-    index = actions.add_parser("index", help="list the adapters of a folder in its index.json")
-    index.add_argument("folder", metavar="FOLDER", type=Path)
-    index.set_defaults(action=_index)
-    for one in (card, index):
-        add_json(one)
-
-
-def add_where(parser: argparse.ArgumentParser) -> None:
-    """Add the option that turns `list` and `info` to a folder of adapters."""
-    parser.add_argument(
-        "--in", dest="where", type=Path, metavar="FOLDER", help="folder or index of adapters"
-    )
 
 
 def list_cards(where: Path) -> Answer:
@@ -61,7 +37,8 @@ def show_card(name: str, where: Path) -> Answer:
     return _plain(card), "\n".join(lines)
 
 
-def _card(args: argparse.Namespace) -> Answer:
+def write_card(args: argparse.Namespace) -> Answer:
+    """Write the card of a run folder or an adapter file."""
     card = make_card(args.run, modality=args.modality, licence=args.licence)
     is_run = args.run.is_dir()
     path = args.run / CARD if is_run else args.run.with_suffix(".card.json")
@@ -70,7 +47,8 @@ def _card(args: argparse.Namespace) -> Answer:
     return _plain(card), str(path)
 
 
-def _index(args: argparse.Namespace) -> Answer:
+def write_cards(args: argparse.Namespace) -> Answer:
+    """Write the index of a folder of adapters."""
     path = write_index(args.folder)
     return {"index": str(path)}, str(path)
 

@@ -1,3 +1,1 @@
-"""data."""
-
-import segkit.torchvision_compat  # noqa: F401
+"""Files, geometry and samples; a module that imports MONAI makes torchvision importable first."""

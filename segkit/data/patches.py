@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import segkit.torchvision_compat  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F

@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
+import segkit.torchvision_compat  # noqa: F401
+
+# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F

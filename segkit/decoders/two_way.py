@@ -6,16 +6,18 @@ matrix products on channel-last maps, and only finished masks are put in pixel o
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from segment_anything.modeling import TwoWayTransformer
-from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from segkit.typing import Maps
+
+if TYPE_CHECKING:  # importing it takes as long as torch
+    from segment_anything.modeling import TwoWayTransformer
+    from segment_anything.modeling.transformer import Attention
 
 Rows = Float[Tensor, "objects _ _"]  # any count, any width
 Cells = Float[Tensor, "images cells dim"]  # one image per object, or one for all
@@ -34,7 +36,7 @@ class ImageSide:
 
 
 def image_side(
-    transformer: TwoWayTransformer,
+    transformer: "TwoWayTransformer",
     image: Float[Tensor, "1 dim rows cols"],
     positions: Float[Tensor, "1 dim rows cols"],
 ) -> ImageSide:
@@ -49,7 +51,7 @@ def image_side(
 
 
 def two_way(
-    transformer: TwoWayTransformer,
+    transformer: "TwoWayTransformer",
     image: Float[Tensor, "images dim rows cols"],
     positions: Float[Tensor, "1 dim rows cols"],
     tokens: Float[Tensor, "objects tokens dim"],
@@ -161,7 +163,7 @@ def _times_four(layer: nn.ConvTranspose2d, x: Rows) -> Float[Tensor, "objects fi
 
 
 def _look(
-    attn: Attention, tokens: Rows, placed: Cells, cells: Cells, side: ImageSide | None = None
+    attn: "Attention", tokens: Rows, placed: Cells, cells: Cells, side: ImageSide | None = None
 ) -> Rows:
     """Attend from tokens to cells: keys are `placed` projected, values `cells` projected.
 
@@ -185,7 +187,7 @@ def _look(
 
 
 def _answered(
-    attn: Attention,
+    attn: "Attention",
     placed: Cells,
     marked: Rows,
     tokens: Rows,
@@ -218,7 +220,7 @@ def _answered(
     return torch.baddbmm(cells.expand(len(share), -1, -1), share, spread)
 
 
-def _is_narrow(attn: Attention, tokens: Rows) -> bool:
+def _is_narrow(attn: "Attention", tokens: Rows) -> bool:
     """Whether heads times tokens cost less than the inner width; launches cost more on a GPU.
 
     Autocast would round the sums that are kept from layer to layer. Where the layer is trained, the
@@ -255,7 +257,7 @@ def _for_all(objects: int, *parts: Tensor) -> list[Tensor]:
     return [part.expand(objects, -1, -1, -1) for part in parts]
 
 
-def _heads(attn: Attention, x: Rows) -> Float[Tensor, "objects heads tokens c"]:
+def _heads(attn: "Attention", x: Rows) -> Float[Tensor, "objects heads tokens c"]:
     return x.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
 
 
@@ -267,7 +269,7 @@ def _scores(
     return rows @ (cells.transpose(1, 2) if len(cells) > 1 else cells[0].T)
 
 
-def _attend(attn: Attention, q: Rows, k: Rows, v: Rows) -> Rows:
+def _attend(attn: "Attention", q: Rows, k: Rows, v: Rows) -> Rows:
     projected = ((attn.q_proj, q), (attn.k_proj, k), (attn.v_proj, v))
     split = [_heads(attn, layer(x)) for layer, x in projected]
     query, key, value = _for_all(max(len(q), len(k)), *split)

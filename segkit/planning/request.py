@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 from segkit.data.datamodule import SourceSpec
 from segkit.errors import InputError
-
-PromptMode = Literal["automatic", "box", "click", "mixed"]
-MODELS = ("nano", "unet_2d")
-"""Models of slices that need no weight file; each has a file in configs/backbone."""
+from segkit.planning.choices import MODELS, PromptMode
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ import logging
 import sys
 
 from segkit.errors import SegkitError
-from segkit.serve.command import add_arguments, serve
+from segkit.serve.command import serve
+from segkit.serve.flags import add_arguments
 
 if __name__ == "__main__":
     import argparse

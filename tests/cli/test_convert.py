@@ -7,7 +7,9 @@ import torch
 
 from segkit.backbones.sam_modules import TINY, SamModules
 from segkit.cli import convert
+from segkit.cli.arguments import convert as flags
 from segkit.errors import CheckpointError
+from segkit.models.conversion import families
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def source(tmp_path: Path) -> Path:
 
 def call(*words: str) -> int:
     parser = argparse.ArgumentParser()
-    convert.add_parser(parser.add_subparsers(required=True))
+    flags.add_parser(parser.add_subparsers(required=True))
     return convert.run(parser.parse_args(["convert", *words]))
 
 
@@ -57,6 +59,10 @@ def test_k01_payload_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="which is no weight"):
         call("--from", "sam", str(path), "-o", str(tmp_path / "x.safetensors"))
     assert [p.name for p in tmp_path.iterdir()] == ["x.pth"]
+
+
+def test_help_names_every_family() -> None:
+    assert list(flags.FAMILIES) == families()
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from segkit.cli import main as front
-from segkit.cli.main import COMMANDS, main, paragraph
+from segkit.cli.main import COMMANDS, HYDRA_COMMANDS, main, paragraph
 from segkit.errors import InputError
 from segkit.version import VERSION
 
@@ -105,3 +105,24 @@ def test_completion_of_train_is_hydras(
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     assert main(["-sc", "query=bash"]) == 0
     assert "adapter=dilated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "heavy"),
+    [
+        (
+            [name for name in COMMANDS if name not in HYDRA_COMMANDS],
+            ("torch", "numpy", "hydra", "rich", "fastapi"),
+        ),
+        (HYDRA_COMMANDS, ("torch", "numpy", "lightning", "monai", "rich")),
+    ],
+    ids=["flags", "configs"],
+)
+def test_help_of_commands_imports_nothing_heavy(names: list[str], heavy: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from segkit.cli.main import main; "
+        f"codes = [main([name, '--help']) for name in {names}]; "
+        f"print(codes, [name for name in {heavy} if name in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == f"{[0] * len(names)} []"

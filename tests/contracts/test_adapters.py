@@ -103,7 +103,10 @@ def test_the_suite_finds_adapters_and_backbones() -> None:
     ids=lambda item: item.__name__,
 )
 def test_the_example_of_the_class_runs(item: type) -> None:
-    names = vars(segkit.adapters) | vars(segkit.backbones) | {"torch": torch, "partial": partial}
+    names = dict(inspect.getmembers(segkit.adapters) + inspect.getmembers(segkit.backbones)) | {
+        "torch": torch,
+        "partial": partial,
+    }
     (example,) = doctest.DocTestFinder(recurse=False).find(item, globs=names | {"Grid": Grid})
     assert example.examples
     assert doctest.DocTestRunner().run(example).failed == 0

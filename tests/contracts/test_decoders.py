@@ -15,8 +15,8 @@ from segkit.typing import Features, Grid, MaskPrediction, Prompts
 
 DECODERS = [
     value
-    for value in vars(segkit.decoders).values()
-    if inspect.isclass(value) and issubclass(value, Decoder) and value is not Decoder
+    for _, value in inspect.getmembers(segkit.decoders, inspect.isclass)
+    if issubclass(value, Decoder) and value is not Decoder
 ]
 OTHER_BUILDERS = {
     "Sam2MaskDecoder": build.sam2_test,
