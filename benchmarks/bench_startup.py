@@ -13,19 +13,23 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmarks import table
 from benchmarks.rows import Row, raw_samples
 from benchmarks.timing import contest
-from segkit.adapters import DepthwiseDilated
+from segkit.adapters import DepthwiseDilated, HighFrequency
 from segkit.backbones.safetensors_file import read_safetensors
+from segkit.cli.main import COMMANDS
 from segkit.data.preprocess import InputSpec
-from segkit.models import ModelInfo, build, save_adapter
+from segkit.models import ModelInfo, Segmenter, build, save_adapter
 
 IMPORTS = {
     "segkit": "import segkit",
     "segkit with torch": "import segkit; segkit.Segmenter",
     "segkit.models.build": "import segkit.models.build",
+    "reading": "import segkit; segkit.load",
+    **{name: f"from segkit.cli.main import main; main(['{name}', '--help'])" for name in COMMANDS},
 }
 PEER = "import monai.transforms"
 ROUNDS = 3
@@ -44,31 +48,50 @@ def imports() -> list[Row]:
         spent = min(samples[name])
         note = "" if limit is None else f"allowed {limit:g} s: {'kept' if spent <= limit else 'no'}"
         raw = {"segkit": samples[name], "peer": samples["monai"]}
-        rows.append(Row("C11", f"`{IMPORTS[name]}`", spent, peer, "s CPU", None, f"`{PEER}`",
+        what = f"`segkit {name} --help`" if name in COMMANDS else f"`{IMPORTS[name]}`"
+        rows.append(Row("C11", what, spent, peer, "s CPU", None, f"`{PEER}`",
                         note=note, raw=raw))  # fmt: skip
     return rows
 
 
 def _seconds(words: str) -> float:
-    code = f"import time; s = time.process_time(); {words}; print(time.process_time() - s)"
+    code = f"import time; s = time.process_time(); {words}; print(); print(time.process_time() - s)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(run.stdout.split()[-1])
 
 
-def files(folder: Path) -> list[Row]:
-    """Size and loading time of DD-SAM2's adapters on SAM 2.1 tiny (the first six blocks)."""
-    make = partial(
-        build.sam2_tiny,
-        checkpoint="random",
-        adapter=partial(DepthwiseDilated, blocks=6, compat="authors"),
-    )
-    model = make()
+def dd_sam2() -> tuple[Segmenter, nn.Module]:
+    """DD-SAM2's default, six blocks of SAM 2.1 tiny, and the whole tracker its authors save."""
+    adapter = partial(DepthwiseDilated, blocks=6, compat="authors")
+    tracker = build.sam2_tiny.tracker(checkpoint="random", adapter=adapter)
+    return tracker.segmenter, tracker
+
+
+def sam_adapter() -> tuple[Segmenter, nn.Module]:
+    """SAM-Adapter on ViT-B, and the whole model its authors save."""
+    model = build.sam_vit_b(checkpoint="random", adapter=partial(HighFrequency, compat="authors"))
+    return model, model
+
+
+METHODS = {
+    "DD-SAM2, SAM 2.1 T": (dd_sam2, torch.float32),
+    "DD-SAM2, SAM 2.1 T, file in bfloat16": (dd_sam2, torch.bfloat16),
+    "SAM-Adapter, ViT-B": (sam_adapter, torch.float32),
+}
+"""Methods with the precision of the adapter file; the decoder is trained in all of them."""
+
+
+def files(folder: Path, name: str) -> list[Row]:
+    """Size and loading time of an adapter file, and of the state of the whole model."""
+    make, dtype = METHODS[name]
+    model, whole = make()
     ours, theirs = folder / "adapter.safetensors", folder / "model.pt"
-    save_adapter(ours, model, ModelInfo.of(model, labels={1: "object"}, input=InputSpec()))
-    torch.save(model.state_dict(), theirs)
+    info = ModelInfo.of(model, labels={1: "object"}, input=InputSpec())
+    save_adapter(ours, model, info, dtype=dtype)
+    torch.save(whole.state_dict(), theirs)
 
     def read_all() -> None:
-        model.load_state_dict(torch.load(theirs, weights_only=True))
+        whole.load_state_dict(torch.load(theirs, weights_only=True))
 
     def read_ours() -> None:
         with ours.open("rb") as file:
@@ -77,11 +100,12 @@ def files(folder: Path) -> list[Row]:
     times = contest({"segkit": read_ours, "peer": read_all}, rounds=5)
     sizes = [path.stat().st_size / 2**20 for path in (ours, theirs)]
     parts = sum(one.numel() for one in model.trainable_state().values()) / 1e6
-    note = f"float32; {parts:.1f} M trained parameters, the mask decoder among them"
+    frozen = sum(one.numel() for one in whole.parameters()) / 1e6 - parts
+    note = f"{parts:.2f} M trained parameters, the mask decoder among them, {frozen:.1f} M frozen"
     return [
-        Row("C10", "adapter file, bytes", sizes[0], sizes[1], "MiB", 1 / 15,
+        Row("C10", f"{name}: bytes", sizes[0], sizes[1], "MiB", 1 / 15,
             "state of the whole model", note=note),
-        Row("C10", "adapter file, read into the model", times["segkit"].least_ms,
+        Row("C10", f"{name}: read into the model", times["segkit"].least_ms,
             times["peer"].least_ms, "ms CPU", 0.1, "state of the whole model",
             raw={way: times[way].samples_ms for way in times}),
     ]  # fmt: skip
@@ -91,7 +115,7 @@ def main() -> None:
     """Measure and write `results/startup.*`."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        rows = [*files(Path(folder)), *imports()]
+        rows = [row for name in METHODS for row in files(Path(folder), name)] + imports()
     notes = f"Least of {ROUNDS} or more runs. The whole took {time.perf_counter() - started:.0f} s."
     cells = [row.cells() for row in rows]
     title = "Files and imports"

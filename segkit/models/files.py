@@ -4,6 +4,9 @@ import difflib
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from segkit.backbones.checkpoints import file_sha256, path_inside, read_weights, write_safetensors
 from segkit.errors import CheckpointError, InputError
 from segkit.models.build import BUILDERS
@@ -15,11 +18,17 @@ ADAPTER_FILE = "adapter.safetensors"
 ENTRY = "segkit"
 
 
-def save_adapter(path: str | Path, segmenter: Segmenter, info: ModelInfo) -> None:
+def save_adapter(
+    path: str | Path, segmenter: Segmenter, info: ModelInfo, *, dtype: torch.dtype | None = None
+) -> None:
     """Write what was trained, with the description of the model in the header.
 
+    `dtype` rounds the weights in the file, such as torch.bfloat16 for half its size (relative error
+    of a weight up to 2^-9); a model that is loaded computes in its own precision again.
+
     Raises:
-        InputError: `info` describes another model, or names more classes than the model has.
+        InputError: `info` describes another model, or names more classes than the model has, or
+            weights cannot be stored in `dtype`.
     """
     if info.recipe != segmenter.recipe:
         raise InputError(
@@ -33,7 +42,26 @@ def save_adapter(path: str | Path, segmenter: Segmenter, info: ModelInfo) -> Non
             fix="number the classes 1, 2, ... without gaps",
         )
     state = segmenter.trainable_state()
+    if dtype is not None:
+        state = {name: _rounded(name, one, dtype) for name, one in state.items()}
     write_safetensors(path, state, {ENTRY: info.to_json()})
+
+
+def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Counters stay what they are."""
+    if not dtype.is_floating_point:
+        raise InputError(
+            f"weights cannot be stored as {dtype}", fix="torch.bfloat16, torch.float16, or nothing"
+        )
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.to(dtype)
+    if not torch.isfinite(rounded).all():
+        raise InputError(
+            f"{name} holds values up to {tensor.abs().max():.3g}, too large for {dtype}",
+            fix="use torch.bfloat16, which has the range of float32",
+        )
+    return rounded
 
 
 def load_adapter(

@@ -64,6 +64,31 @@ def test_what_was_saved_comes_back(tmp_path: Path, classes: int | None, trainabl
     assert info.labels == labels
 
 
+def test_a_file_of_half_the_size_gives_nearly_the_same(tmp_path: Path) -> None:
+    segmenter = changed(build.sam_tiny(classes=1))
+    info = ModelInfo.of(segmenter)
+    save_adapter(tmp_path / "a.safetensors", segmenter, info)
+    save_adapter(tmp_path / "b.safetensors", segmenter, info, dtype=torch.bfloat16)
+    again, _ = load_adapter(tmp_path / "b.safetensors")
+    full, half = (tmp_path.joinpath(f"{name}.safetensors").stat().st_size for name in "ab")
+    assert half < 0.6 * full
+    want, got = logits(segmenter), logits(again)
+    assert got.dtype == torch.float32
+    assert 0 < (got - want).abs().max() < 0.05 * want.abs().max()
+
+
+def test_weights_that_do_not_fit_the_type_of_the_file_are_refused(tmp_path: Path) -> None:
+    segmenter = changed(build.sam_tiny(classes=1))
+    info, path = ModelInfo.of(segmenter), tmp_path / "a.safetensors"
+    with torch.no_grad():
+        next(iter(segmenter.trainable_state().values())).fill_(1e6)
+    with pytest.raises(InputError, match=r"values up to 1e\+06, too large for torch.float16"):
+        save_adapter(path, segmenter, info, dtype=torch.float16)
+    with pytest.raises(InputError, match=r"cannot be stored as torch.int8"):
+        save_adapter(path, segmenter, info, dtype=torch.int8)
+    assert not path.exists()
+
+
 ADAPTERS = [
     value
     for value in vars(segkit.adapters).values()
