@@ -26,6 +26,7 @@ _SUBJECTS = (
 """What may name the subject in a case id, and why."""
 _FEWEST_SUBJECTS = 5
 _TRIALS = 3
+_WITHOUT_NAMES = ("folders", "patients")  # layouts that bring no list of label values
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +193,11 @@ class _Reader:
 
 
 def _are_ids(cases: Sequence[Case], dataset: Dataset) -> bool:
-    """Whether label values nobody named are numbers of objects: every case has its own."""
-    if dict(dataset.labels) != {1: "object"}:
+    """Whether label values of an only class are numbers of objects: every case has its own.
+
+    A list of names in the data set says what its values are; one name from the user does not.
+    """
+    if set(dataset.labels) != {1} or dataset.layout not in _WITHOUT_NAMES:
         return False
     for case in cases[:_TRIALS]:
         try:

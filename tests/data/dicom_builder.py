@@ -51,6 +51,16 @@ def make_slice(k: int, series: str, study: str = "1.2.3.4") -> FileDataset:
     return header
 
 
+def oblique(k: int, header: FileDataset) -> None:
+    """Turn a slice about two axes, and make its rows and columns of different width."""
+    along = np.array([0.8, 0.6 * np.cos(0.3), 0.6 * np.sin(0.3)])
+    down = np.cross([0, -np.sin(0.3), np.cos(0.3)], along)
+    header.ImageOrientationPatient = [f"{one:.9f}" for one in (*along, *down)]
+    start = np.array([10.0, 20.0, 30.0]) + STEP * k * np.cross(along, down)
+    header.ImagePositionPatient = [f"{one:.9f}" for one in start]
+    header.PixelSpacing = [1.1, 0.7]
+
+
 def save(header: Dataset, path: Path, **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     header.save_as(path, enforce_file_format=True, **options)

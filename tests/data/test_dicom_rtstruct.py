@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_builder import SLICES, write_series
+from dicom_builder import SLICES, Edit, oblique, write_series
+from pydicom.dataset import FileDataset
 
 from segkit.data.dicom import read_series
 from segkit.data.dicom_rtstruct import read_rtstruct, write_rtstruct
@@ -49,9 +50,16 @@ def test_random_masks_survive_the_round_trip(source: Volume, tmp_path: Path, see
     np.testing.assert_array_equal(read_rtstruct(tmp_path / "m.dcm", like=source)["label 1"], mask)
 
 
-def test_an_independent_reader_finds_the_same_voxels(source: Volume, tmp_path: Path) -> None:
+def square(k: int, header: FileDataset) -> None:
+    """An oblique slice; rt_utils takes the distance of rows for that of columns, so both equal."""
+    oblique(k, header)
+    header.PixelSpacing = [0.8, 0.8]
+
+
+@pytest.mark.parametrize("edit", [None, square])
+def test_an_independent_reader_finds_the_same_voxels(tmp_path: Path, edit: Edit | None) -> None:
     rt_utils = pytest.importorskip("rt_utils", reason="extra [dev]")
-    mask = some_mask()
+    source, mask = read_series(write_series(tmp_path / "series", edit)), some_mask()
     write_rtstruct(tmp_path / "m.dcm", mask, source, {1: "liver", 4: "tumour"})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own use of pydicom
@@ -62,6 +70,58 @@ def test_an_independent_reader_finds_the_same_voxels(source: Volume, tmp_path: P
     # (row, column, slice), slices in ascending position as ours
     for name, value in (("liver", 1), ("tumour", 4)):
         np.testing.assert_array_equal(np.moveaxis(found[name], 2, 0), mask == value)
+
+
+def test_oblique_and_anisotropic_masks_survive_the_round_trip(tmp_path: Path) -> None:
+    like = read_series(write_series(tmp_path / "series", oblique))
+    assert np.ptp(like.geometry.spacing_mm) > 2
+    save(tmp_path / "m.rtstruct.dcm", some_mask(), like, labels={1: "liver", 4: "tumour"})
+    back = read_rtstruct(tmp_path / "m.rtstruct.dcm", like=like)
+    np.testing.assert_array_equal(back["liver"], some_mask() == 1)
+    np.testing.assert_array_equal(back["tumour"], some_mask() == 4)
+
+
+def test_an_independent_reader_finds_the_voxels_of_an_oblique_mask(tmp_path: Path) -> None:
+    """ITK's index of every outline's point, from the series as SimpleITK reads it."""
+    sitk = pytest.importorskip("SimpleITK")
+    like = read_series(write_series(tmp_path / "series", oblique))
+    mask = some_mask() == 4
+    write_rtstruct(tmp_path / "m.dcm", np.where(mask, np.uint8(4), np.uint8(0)), like)
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(tmp_path / "series"))
+    image = sitk.ReadImage(files)
+    (contour,) = pydicom.dcmread(tmp_path / "m.dcm").ROIContourSequence[0].ContourSequence
+    points = np.array(contour.ContourData, float).reshape(-1, 3)
+    ijk = np.array([image.TransformPhysicalPointToContinuousIndex(point) for point in points])
+    k = np.unique(np.round(ijk[:, 2], 3))
+    held = sitk.GetArrayFromImage(image) == like.array
+    if not held.all():  # the other direction of the slices
+        k = len(mask) - 1 - k
+    assert k == [7]
+    rows, columns = np.nonzero(mask[7])
+    assert ijk[:, :2].min(axis=0) == pytest.approx(
+        (columns.min() - 0.5, rows.min() - 0.5), abs=0.51
+    )
+    assert ijk[:, :2].max(axis=0) == pytest.approx(
+        (columns.max() + 0.5, rows.max() + 0.5), abs=0.51
+    )
+
+
+@pytest.mark.parametrize(
+    "identifiers",
+    [pytest.param(False, id="V-01-V-02-without"), pytest.param(True, id="V-01-V-02-asked-for")],
+)
+def test_identifiers_only_on_request(tmp_path: Path, identifiers: bool) -> None:
+    def edit(k: int, header: FileDataset) -> None:
+        header.PatientComments = header.InstitutionName = header.StudyDescription = "CANARY-REST"
+        header.private_block(0x11, "CANARY-MAKER", create=True).add_new(1, "LO", "CANARY-PRIVATE")
+
+    like = read_series(write_series(tmp_path / "CANARY-FOLDER", edit))
+    write_rtstruct(tmp_path / "mask.dcm", some_mask(), like, identifiers=identifiers)
+    content = (tmp_path / "mask.dcm").read_bytes()
+    for asked in (b"CANARY-ID", b"CANARY^NAME"):
+        assert (asked in content) is identifiers
+    for never in (b"CANARY-REST", b"CANARY-MAKER", b"CANARY-PRIVATE", b"CANARY-FOLDER"):
+        assert never not in content
 
 
 def test_references_point_at_the_source_and_at_nobody(source: Volume, tmp_path: Path) -> None:

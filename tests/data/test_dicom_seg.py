@@ -12,6 +12,7 @@ from dicom_builder import (
     Edit,
     enhanced,
     expected_affine,
+    oblique,
     save,
     write_series,
 )
@@ -53,6 +54,27 @@ def test_a_label_map_survives_the_round_trip(source: Volume, tmp_path: Path) -> 
     assert dict(back.labels) == {1: "liver", 2: "tumour"}
     assert back.geometry is source.geometry
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.dcm", "series"]
+
+
+def test_an_independent_reader_finds_the_voxels_of_an_oblique_mask(tmp_path: Path) -> None:
+    """The volume of highdicom: the same voxels at the same millimetres."""
+    highdicom = pytest.importorskip("highdicom", reason="extra [dicom]")
+    like = read_series(write_series(tmp_path / "series", oblique))
+    assert np.ptp(like.geometry.spacing_mm) > 2
+    write_seg(tmp_path / "mask.dcm", some_mask(), like, NAMES)
+    np.testing.assert_array_equal(
+        read_seg(tmp_path / "mask.dcm", like=like).array, numbered(some_mask())
+    )
+    found = highdicom.seg.segread(str(tmp_path / "mask.dcm")).get_volume(combine_segments=True)
+    # its affine goes from (slice, row, column) to LPS, ours from (i, j, k) to RAS
+    index = np.argwhere(np.asarray(found.array) > 0)
+    lps = np.c_[index, np.ones(len(index))] @ np.asarray(found.affine).T
+    back = np.linalg.inv(like.geometry.affine) @ (lps * [-1, -1, 1, 1]).T
+    k, j, i = np.round(back[2::-1]).astype(int)
+    np.testing.assert_allclose(back[2::-1], [k, j, i], atol=1e-4)
+    mask = np.zeros_like(some_mask())
+    mask[k, j, i] = np.asarray(found.array)[tuple(index.T)]
+    np.testing.assert_array_equal(mask, numbered(some_mask()))
 
 
 @pytest.mark.parametrize("case", [pytest.param(0, id="D-26-own-grid")])

@@ -147,7 +147,8 @@ def test_a_supervised_network_is_planned_without_prompts(
     assert cfg["automatic"] is True
 
 
-def test_numbered_objects_are_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("labels", [None, {1: "nucleus"}])
+def test_numbered_objects_are_seen(tmp_path: Path, labels: dict[int, str] | None) -> None:
     for folder in ("images", "labels"):
         (tmp_path / "train" / folder).mkdir(parents=True)
     for number in range(5):
@@ -157,8 +158,9 @@ def test_numbered_objects_are_seen(tmp_path: Path) -> None:
             ids[4 + 20 * row : 14 + 20 * row, 4 + 20 * column : 14 + 20 * column] = value + number
         Image.fromarray(ids * 9 + number).save(tmp_path / "train" / "images" / f"{number}.png")
         Image.fromarray(ids).save(tmp_path / "train" / "labels" / f"{number}.png")
-    found = plan(tmp_path)
+    found = plan(tmp_path, PlanRequest(source=SourceSpec(labels=labels)))
     assert found.fingerprint.instances
+    assert not found.fingerprint.damaged
     assert found.value("/prompt") == "automatic"
     # numbers of objects are no classes
     assert found.value("data.slices.samples.label_options")["threshold"] == 0.5
