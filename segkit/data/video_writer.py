@@ -9,13 +9,16 @@ from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
+from scipy import ndimage
 
 from segkit.data.atomic import atomic_file
 from segkit.data.video_file import import_av
 from segkit.data.volume import Picture
 
 _TIMES = Fraction(1, 90000)  # s; fine enough for any rate
-_TINT = 0.45
+_TINT = 0.35
+_OUTLINES = 300
+"""Smaller side of a frame over the width of outlines, which are a pixel at least."""
 _COLOURS = np.array(
     [[230, 60, 60], [60, 180, 75], [0, 130, 200], [245, 190, 20], [145, 30, 180], [70, 220, 220]],
     dtype=np.float32,
@@ -102,11 +105,29 @@ def to_colour(
 def tinted(
     image: UInt8[np.ndarray, "h w 3"], masks: Mapping[int, Bool[np.ndarray, "rows columns"]]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Blend the colour of each object into its pixels."""
+    """Blend the colour of each object into its pixels, and draw its outline."""
     out = image.astype(np.float32)
     for one, mask in masks.items():
         out[mask] = (1 - _TINT) * out[mask] + _TINT * _COLOURS[one % len(_COLOURS)]
+    # on top of all: where objects overlap, each can be followed
+    for one, mask in masks.items():
+        out[_outline(mask, max(1, min(mask.shape) // _OUTLINES))] = _COLOURS[one % len(_COLOURS)]
     return out.astype(np.uint8)
+
+
+def _outline(mask: Bool[np.ndarray, "h w"], width: int) -> Bool[np.ndarray, "h w"]:
+    """Pixels of a mask that are at most `width` steps from one outside of it."""
+    out = np.zeros_like(mask)
+    if not mask.any():
+        return out
+    # only the part of the frame that holds the mask, and a little more
+    box = tuple(
+        slice(max(0, int(places[0]) - 1), int(places[-1]) + 2)
+        for places in (np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0)))
+    )
+    part = mask[box]
+    out[box] = part & ~ndimage.binary_erosion(part, iterations=width, border_value=1)
+    return out
 
 
 def _even(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "even_h even_w 3"]:

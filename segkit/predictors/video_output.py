@@ -9,11 +9,12 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from segkit.data.atomic import atomic_file
-from segkit.data.video import FrameSource
+from segkit.data.video import FrameSource, VolumeFrames
 from segkit.data.video_writer import OverlayWriter
+from segkit.predictors.video_labels import VolumeLabels, is_volume_file
 from segkit.predictors.video_masks import FrameMasks, MaskTrack, ObjectMask, distance
 
-OVERLAY, MASKS, TABLE = "overlay.mp4", "masks.jsonl", "frames.csv"
+OVERLAY, MASKS, TABLE, LABELS = "overlay.mp4", "masks.jsonl", "frames.csv", "labels.nii.gz"
 COLUMNS = (
     "frame", "time_s", "object", "score", "area_px", "area_mm2", "row_px", "column_px",
     "moved_px", "moved_mm", "from_start_px", "from_start_mm",
@@ -23,6 +24,7 @@ COLUMNS = (
 class VideoWriter(AbstractContextManager["VideoWriter"]):
     """Write a pass to `output`: an .mp4 is the overlay alone, a folder gets everything.
 
+    Of a volume a folder gets the label map as well, and a file for volumes is the label map alone.
     `masks.jsonl` has one line per frame, masks as uncompressed run lengths of COCO. `frames.csv`
     has one row per frame and object: area, centroid, its motion since the frame before on which the
     object was seen, and since the first; in mm where the source knows its spacing, else empty.
@@ -38,10 +40,14 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
         self._overlay: OverlayWriter | None = None
         self._masks: BinaryIO | None = None
         self._table: BinaryIO | None = None
+        self._labels: VolumeLabels | None = None
         self._first: dict[int, tuple[float, float]] = {}
         self._last: dict[int, tuple[float, float]] = {}
 
     def __enter__(self) -> Self:
+        if is_volume_file(self.output):
+            self._open_labels(self.output)
+            return self
         is_file = self.output.suffix.lower() == ".mp4"
         folder = self.output.parent if is_file else self.output
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +58,12 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
             self._masks = self._stack.enter_context(atomic_file(folder / MASKS))
             self._table = self._stack.enter_context(atomic_file(folder / TABLE))
             self._row(self._table, COLUMNS)
+            if isinstance(self._source, VolumeFrames):
+                self._open_labels(folder / LABELS)
         return self
+
+    def _open_labels(self, path: Path) -> None:
+        self._labels = self._stack.enter_context(VolumeLabels(path, self._source))
 
     def __exit__(
         self,
@@ -64,9 +75,11 @@ class VideoWriter(AbstractContextManager["VideoWriter"]):
 
     def write(self, found: FrameMasks) -> None:
         """Add the next frame."""
-        assert self._overlay is not None
-        picture = found.picture or self._source.read(found.frame)
-        self._overlay.write(picture, found.masks, found.time_s)
+        if self._labels is not None:
+            self._labels.write(found)
+        if self._overlay is not None:
+            picture = found.picture or self._source.read(found.frame)
+            self._overlay.write(picture, found.masks, found.time_s)
         objects = {one: self._track.get(found.frame, one) for one in found.masks}
         known = {one: mask for one, mask in objects.items() if mask is not None}
         if self._masks is not None:

@@ -241,11 +241,17 @@ class VideoSession:
             features = None
             if any((one, index) not in self._marks for one in self.objects):
                 features = self._encode(index, picture)
+            self._history.clear()  # marks made at a pause of the pass count from here on
             self._advance(index, features, direction)
             yield self._result(index, picture)
             if self._cancelled.is_set():
                 return
         self._warn()
+
+    def results(self) -> Iterator[FrameMasks]:
+        """Masks of all frames so far, in the order of the frames, whatever passes they are from."""
+        for index, _ in self._track.frames():
+            yield self._result(index)
 
     def cancel(self) -> None:
         """Stop a running `propagate` behind its current frame."""
