@@ -1,13 +1,14 @@
 """Carry a mask from slice to slice with a model that sees one slice at a time.
 
-Each slice is prompted with what the mask of its neighbour shows; where two marked slices face each
-other, each carries its mask to the middle (source of the idea: "Segment Anything for Microscopy",
-Archit et al., Nature Methods 2025, volumetric segmentation by projected prompts; here the middle
-divides, there overlapping parts are merged).
+Each slice is prompted with what the mask of its neighbour shows (source of the idea: "Segment
+Anything for Microscopy", Archit et al., Nature Methods 2025, volumetric segmentation by projected
+prompts). Between two marked slices whose masks overlap, the outline between theirs gives the
+prompts, so that errors do not add up; if they do not overlap, each is carried to the middle.
 """
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from segkit.models.segmenter import upsample
 from segkit.predictors.engine import Propagation
+from segkit.predictors.shape_interpolation import between
 from segkit.predictors.slices import EncodedSlices
 from segkit.predictors.watch import Watch
 from segkit.prompts.simulate import box_from_mask, extend, first_click
@@ -41,7 +43,15 @@ def carry(
     """
     found: dict[int, tuple[Logits, float]] = {}
     total = len([index for index in chosen if index not in seeds])
+    bridges = _bridges(masks, seeds)
+    for first, last in bridges:
+        for index in sorted({*range(first + 1, last)} & {*chosen}):
+            watch.step(len(found), total)
+            share = (index - first) / (last - first)
+            found[index] = _bridge(slices, index, masks[first], masks[last], share, how)
     for start, step, last in _walks(sorted(masks), seeds, chosen):
+        if (start, step) in {(a, 1) for a, _ in bridges} | {(b, -1) for _, b in bridges}:
+            continue
         before = masks[start]
         for index in range(start + step, last + step, step):
             watch.step(len(found), total)
@@ -53,6 +63,28 @@ def carry(
             before = logits
     watch.step(total, total)
     return found
+
+
+def _bridges(masks: Mapping[int, Logits], seeds: Collection[int]) -> list[tuple[int, int]]:
+    """Marked slices with nothing marked between them whose masks overlap."""
+    return [
+        (first, last)
+        for first, last in pairwise(sorted(seeds))
+        if first in masks and last in masks and _overlap(masks[first] > 0, masks[last] > 0) > 0
+    ]
+
+
+def _bridge(
+    slices: EncodedSlices, index: int, first: Logits, last: Logits, share: float, how: Propagation
+) -> tuple[Logits, float]:
+    """Logits of a slice between two marked ones; the outline itself where the model loses it."""
+    outline = torch.from_numpy(between(first[0].numpy() > 0, last[0].numpy() > 0, share)).float()[
+        None
+    ]
+    prompts = project(outline, slices, replace(how, margin=0.0))
+    prediction = slices.decode(index, prompts, multimask=False)
+    logits, iou = prediction.best().logits[0].float().cpu(), float(prediction.iou[0, 0])
+    return (outline if _collapses(outline, logits, iou, how) else logits), iou
 
 
 def project(neighbour: Logits, slices: EncodedSlices, how: Propagation) -> Prompts:

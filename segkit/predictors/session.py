@@ -190,7 +190,9 @@ class Session:
 
         Each slice is prompted by `hints` ("box", "mask", "points") taken from its neighbour's mask;
         boxes are wider than it by a share `margin` of their extent on each side.
-        A walk ends at slice `start` or before `stop` (voxel slices along the slice axis; default
+        Between two marked slices whose masks overlap, the outline between theirs gives the prompts,
+        without `margin`, and is the mask where the model's own collapses. Elsewhere a
+        walk ends at slice `start` or before `stop` (voxel slices along the slice axis; default
         all), at the next marked slice, halfway to one that comes to meet it, or where the mask
         collapses: predicted IoU below `min_iou`, IoU with its neighbour below `min_overlap`, or a
         tenth of its area. Slices carried over earlier are replaced.

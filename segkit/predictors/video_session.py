@@ -5,6 +5,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from numbers import Integral
 from typing import Self
 
 import numpy as np
@@ -53,7 +54,7 @@ class VideoSession:
         self._recaller = Recaller(tracker, self._encode)
         self._history: list[Before] = []
         self._cancelled = threading.Event()
-        self._warned = 0
+        self._warned = self._passes = 0
 
     @property
     def objects(self) -> tuple[int, ...]:
@@ -91,7 +92,7 @@ class VideoSession:
             InputError: No point; a point outside the frame; a frame that does not exist, has not
                 been pushed yet or is no longer kept.
         """
-        if not points:
+        if not len(points):
             raise InputError("no point was given", fix="give one or more", code="no_prompt")
         frame = self._frame(frame)
         return self._add(frame, object_id, check_points(points, labels, self.source.size))
@@ -223,8 +224,11 @@ class VideoSession:
         the loop or call `cancel` to stop: finished frames stay, and `propagate(start=...)` goes on.
         A file that ends early ends the pass, with one warning.
 
+        Objects may be marked and removed between frames; once all are removed, the pass ends.
+
         Raises:
-            InputError: No object is marked; or a frame cannot be used, after the frames before it.
+            InputError: No object is marked; or a frame cannot be used, after the frames before it;
+                or another pass has begun since the last frame.
         """
         if not self._marks:
             raise InputError(
@@ -232,10 +236,14 @@ class VideoSession:
                 fix="mark one with a point, a box or a mask first",
                 code="no_prompt",
             )
+        if count is not None and count < 0:
+            raise InputError(f"count must be >= 0 frames, got {count}", fix="None means all")
         first = min(frame for _, frame in self._marks) if start is None else self._frame(start)
         direction: Direction = -1 if reverse else 1
         self._cancelled.clear()
         self._history.clear()
+        self._passes += 1
+        mine = self._passes
         self._bank = self._bank_at(first, direction)
         for index, picture in self._pictures(first, count, direction):
             features = None
@@ -244,8 +252,14 @@ class VideoSession:
             self._history.clear()  # marks made at a pause of the pass count from here on
             self._advance(index, features, direction)
             yield self._result(index, picture)
-            if self._cancelled.is_set():
+            if self._cancelled.is_set() or not self.objects:
                 return
+            if self._passes != mine:
+                raise InputError(
+                    f"another pass has begun since frame {index}",
+                    fix=f"go on with propagate(start={index + direction}) when it has ended",
+                    code="pass_replaced",
+                )
         self._warn()
 
     def results(self) -> Iterator[FrameMasks]:
@@ -381,9 +395,11 @@ class VideoSession:
         """Number of a frame that can be read."""
         if frame is None:
             frame = (self.source.count or 1) - 1 if isinstance(self.source, LiveFrames) else 0
+        if not isinstance(frame, Integral):
+            raise InputError(f"frames have whole numbers, got {frame!r}", code="no_frame")
         if frame not in self._features:
-            self.source.read(frame)
-        return frame
+            self.source.read(int(frame))
+        return int(frame)
 
     def _remember_for_undo(self, frame: int, object_id: int) -> None:
         key = (object_id, frame)

@@ -74,6 +74,23 @@ def test_two_marked_slices_meet_in_the_middle(bright: Make, a_scan: Make) -> Non
     assert not found[9:].any()
 
 
+def test_between_marked_slices_the_outline_between_theirs_gives_the_prompts(
+    bright: Make, a_scan: Make
+) -> None:
+    """A square cone; the outline between two squares may lack a corner."""
+    cone = [((k, 15 - k, 15 - k), (k + 1, 26 + k, 26 + k)) for k in range(2, 10)]
+    session = bright().open(a_scan(SHAPE, *cone)).add_box(cone[0]).add_box(cone[-1])
+    found = session.propagate(hints=("box",), start=2, stop=10).mask()
+    assert (found ^ inside(*cone)).sum(axis=(1, 2)).max() <= 4
+    assert sorted(session.scores()) == list(range(2, 10))
+
+
+def test_the_outline_stands_in_where_the_model_finds_nothing(bright: Make, a_scan: Make) -> None:
+    session = bright().open(a_scan(SHAPE, ((2, 10, 10), (5, 24, 24)), ((7, 10, 10), (10, 24, 24))))
+    session.add_points([(3, 15, 15), (8, 15, 15)], [1, 1])
+    np.testing.assert_array_equal(session.propagate().mask(), inside(BODY))
+
+
 def test_corrected_slice_is_a_start_of_its_own(bright: Make, a_scan: Make) -> None:
     session = bright().open(a_scan(SHAPE, BODY, OTHER)).add_points([(5, 15, 15)], [1])
     session.propagate().add_points([(7, 32, 32)], [1]).propagate()
