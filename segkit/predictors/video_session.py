@@ -5,7 +5,6 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from numbers import Integral
 from typing import Self
 
 import numpy as np
@@ -23,6 +22,7 @@ from segkit.models.tracker import ObjectPrompt, Tracker, TrackPrediction
 from segkit.predictors.marks import Mark, Numbers, check_box, check_points, settle
 from segkit.predictors.video_marks import Before, Marks
 from segkit.predictors.video_masks import FrameMasks, MaskTrack, ObjectMask
+from segkit.predictors.video_passes import visited, whole
 from segkit.predictors.video_recall import Recaller
 from segkit.predictors.video_view import FrameView
 from segkit.typing import Features
@@ -236,30 +236,30 @@ class VideoSession:
                 fix="mark one with a point, a box or a mask first",
                 code="no_prompt",
             )
-        if count is not None and count < 0:
-            raise InputError(f"count must be >= 0 frames, got {count}", fix="None means all")
         first = min(frame for _, frame in self._marks) if start is None else self._frame(start)
         direction: Direction = -1 if reverse else 1
+        indices = visited(first, count, direction, self.source.count)
         self._cancelled.clear()
         self._history.clear()
         self._passes += 1
         mine = self._passes
         self._bank = self._bank_at(first, direction)
-        for index, picture in self._pictures(first, count, direction):
-            features = None
-            if any((one, index) not in self._marks for one in self.objects):
-                features = self._encode(index, picture)
-            self._history.clear()  # marks made at a pause of the pass count from here on
-            self._advance(index, features, direction)
-            yield self._result(index, picture)
-            if self._cancelled.is_set() or not self.objects:
-                return
-            if self._passes != mine:
-                raise InputError(
-                    f"another pass has begun since frame {index}",
-                    fix=f"go on with propagate(start={index + direction}) when it has ended",
-                    code="pass_replaced",
-                )
+        with closing(read_ahead(self.source, indices)) as pictures:
+            for index, picture in pictures:
+                features = None
+                if any((one, index) not in self._marks for one in self.objects):
+                    features = self._encode(index, picture)
+                self._history.clear()  # marks made at a pause of the pass count from here on
+                self._advance(index, features, direction)
+                yield self._result(index, picture)
+                if self._cancelled.is_set() or not self.objects:
+                    return
+                if self._passes != mine:
+                    raise InputError(
+                        f"another pass has begun since frame {index}",
+                        fix=f"go on with propagate(start={index + direction}) when it has ended",
+                        code="pass_replaced",
+                    )
         self._warn()
 
     def results(self) -> Iterator[FrameMasks]:
@@ -270,17 +270,6 @@ class VideoSession:
     def cancel(self) -> None:
         """Stop a running `propagate` behind its current frame."""
         self._cancelled.set()
-
-    def _pictures(
-        self, first: int, count: int | None, direction: Direction
-    ) -> Iterator[tuple[int, Picture]]:
-        end = -1 if direction < 0 else self.source.count
-        if count is not None:
-            limit = first + direction * count
-            end = limit if end is None else (max(limit, end) if direction < 0 else min(limit, end))
-        indices = _count(first, end, direction)
-        with closing(read_ahead(self.source, indices)) as pictures:
-            yield from pictures
 
     def _advance(self, index: int, features: Features | None, direction: Direction) -> None:
         """Track what is not marked on a frame; the state changes only when all is done."""
@@ -356,12 +345,7 @@ class VideoSession:
         for row, one in enumerate(prediction.ids):
             mask = (given or {}).get(one)
             if mask is None:
-                is_seen = score[row] > 0
-                mask = (
-                    view.logits(prediction.logits[row]) > 0
-                    if is_seen
-                    else np.zeros(view.size, dtype=bool)
-                )
+                mask = view.mask(prediction.logits[row], is_seen=score[row] > 0)
             self._track.put(frame, one, ObjectMask.of(mask, iou[row], pointers[row]))
 
     def _result(self, index: int, picture: Picture | None = None) -> FrameMasks:
@@ -395,11 +379,10 @@ class VideoSession:
         """Number of a frame that can be read."""
         if frame is None:
             frame = (self.source.count or 1) - 1 if isinstance(self.source, LiveFrames) else 0
-        if not isinstance(frame, Integral):
-            raise InputError(f"frames have whole numbers, got {frame!r}", code="no_frame")
+        frame = whole(frame)
         if frame not in self._features:
-            self.source.read(int(frame))
-        return int(frame)
+            self.source.read(frame)
+        return frame
 
     def _remember_for_undo(self, frame: int, object_id: int) -> None:
         key = (object_id, frame)
@@ -413,10 +396,3 @@ class VideoSession:
             where = self.source.path or "this sequence"
             warnings.warn(f"{where}: {note}", DataWarning, stacklevel=3)
         self._warned = len(self.source.notes)
-
-
-def _count(first: int, end: int | None, direction: Direction) -> Iterator[int]:
-    index = first
-    while index != end:
-        yield index
-        index += direction

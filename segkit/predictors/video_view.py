@@ -52,6 +52,12 @@ class FrameView:
         """Logits of the decoder on the pixels of the frame."""
         return self._view.logits_to_source([logits.float().cpu().numpy()], [0])[0, 0]
 
+    def mask(
+        self, logits: Float[Tensor, "1 rows cols"], *, is_seen: bool
+    ) -> Bool[np.ndarray, "rows columns"]:
+        """Mask on the pixels of the frame; nothing of what is not seen."""
+        return self.logits(logits) > 0 if is_seen else np.zeros(self.size, dtype=bool)
+
 
 _FULL = Intensity("full")
 

@@ -32,6 +32,11 @@ def _run(session, **options):
     return {found.frame: found for found in session.propagate(**options)}
 
 
+def _marked(session):
+    session.add_points([(24, 12)], [1], frame=0)
+    return session
+
+
 def _pointers(session, object_id=1):
     """What the memory keeps of an object on each frame: tells runs apart where masks may agree."""
     return [masks[object_id].pointer for _, masks in session.track.frames() if object_id in masks]
@@ -181,6 +186,73 @@ def test_cancel_keeps_what_is_done_and_the_session_goes_on(predictor, frames) ->
         np.testing.assert_array_equal(rest[frame].masks[1], expected[frame].masks[1])
 
 
+def test_objects_come_and_go_between_the_frames_of_a_pass(predictor, frames) -> None:
+    session = _marked(predictor.open(frames))
+    session.add_box(((10, 30), (30, 50)), frame=0, object_id=2)
+    seen = {}
+    for found in session.propagate():
+        seen[found.frame] = sorted(found.masks)
+        if found.frame == 3:
+            session.remove(2)
+        if found.frame == 6:
+            session.add_points([(10, 50)], [1], frame=6, object_id=3)
+    assert [seen[frame] for frame in (3, 4, 6, 7, 11)] == [[1, 2], [1], [1], [1, 3], [1, 3]]
+    # the others do not notice
+    alone = _run(_marked(predictor.open(frames)))
+    for frame in range(12):
+        np.testing.assert_array_equal(session.mask(frame), alone[frame].masks[1])
+
+
+def test_a_pass_ends_with_its_last_object(predictor, frames) -> None:
+    session = _marked(predictor.open(frames))
+    visited = []
+    for found in session.propagate():
+        visited.append(found.frame)
+        if found.frame == 3:
+            session.remove(1)
+    assert visited == [0, 1, 2, 3]
+
+
+def test_marks_made_at_a_pause_count_once_the_pass_goes_on(predictor, frames) -> None:
+    """Undoing them later would forget the frames behind them."""
+    session = _marked(predictor.open(frames))
+    for found in session.propagate():
+        if found.frame == 4:
+            session.add_points([(24, 30)], [1], frame=4)
+        if found.frame == 6:
+            memory = session.memory_bytes
+            session.undo()
+    assert session.memory_bytes >= memory
+    assert session.marked == ((1, 0), (1, 4))
+
+
+def test_a_pass_does_not_go_on_behind_another_one(predictor, frames) -> None:
+    session = _marked(predictor.open(frames))
+    first = session.propagate()
+    assert [next(first).frame for _ in range(3)] == [0, 1, 2]
+    assert len(_run(session)) == 12
+    with pytest.raises(InputError, match=r"another pass has begun since frame 2; .*start=3"):
+        next(first)
+    assert list(_run(session, start=3)) == list(range(3, 12))
+
+
+def test_results_are_those_of_all_passes_in_order(predictor, frames) -> None:
+    session = predictor.open(frames)
+    session.add_points([(24, 22)], [1], frame=5)
+    passes = {**_run(session), **_run(session, start=4, reverse=True)}
+    results = list(session.results())
+    assert [one.frame for one in results] == list(range(12))
+    for one in results:
+        np.testing.assert_array_equal(one.masks[1], passes[one.frame].masks[1])
+
+
+def test_arrays_of_points_and_numbers_of_numpy_are_taken(predictor, frames) -> None:
+    session = predictor.open(frames)
+    session.add_points(np.array([[24, 12]]), np.array([1]), frame=np.int64(0))
+    assert session.marked == ((1, 0),)
+    assert type(session.marked[0][1]) is int
+
+
 def test_leaving_the_loop_ends_the_reading_thread(predictor, frames) -> None:
     session = predictor.open(frames)
     session.add_points([(24, 12)], [1], frame=0)
@@ -231,6 +303,8 @@ def test_volume_is_a_sequence_along_any_axis(predictor) -> None:
         (lambda s: s.add_mask(np.ones((3, 3), bool)), r"mask prompt has shape \(3, 3\)"),
         (lambda s: s.mask(3), r"object 1 has no mask on frame 3; mark it there"),
         (lambda s: s.push(np.zeros((48, 64), np.uint8)), r"frames cannot be pushed"),
+        (lambda s: s.add_points([(1, 1)], [1], frame=1.5), r"frames have whole numbers, got 1\.5"),
+        (lambda s: _run(_marked(s), count=-1), r"count must be >= 0 frames, got -1"),
     ],
 )
 def test_faults_are_explained_and_leave_the_session_usable(predictor, frames, act, message) -> None:
