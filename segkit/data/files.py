@@ -182,6 +182,7 @@ class DeflateStream:
                     "voxels its header announces",
                     fix="the header does not belong to these data; export the file again",
                     path=self._source.path,
+                    code="too_large",
                 )
         return excess
 
@@ -241,6 +242,7 @@ def check_inflated(source: RegularFile, wanted: int, offset: int = 0) -> None:
             f"the header asks for {wanted:,} bytes, which {packed:,} compressed bytes cannot hold",
             fix="the header is damaged or the file is cut; " + COPY_AGAIN,
             path=source.path,
+            code="too_large",
         )
 
 
@@ -251,6 +253,7 @@ def check_budget(path: Path, wanted: int, max_gb: float) -> None:
             f"the voxels need {wanted / 1e9:,.2f} GB, the limit is {max_gb:g} GB",
             fix=f"raise it with --max-gb {-(-wanted // 10**9)}, or crop the file",
             path=path,
+            code="too_large",
             option="--max-gb",
         )
 

@@ -63,7 +63,8 @@ def as_refusal(error: BaseException) -> Refusal:
             return bad(str(error), "bad_body")
         case InputError():
             # the message without the file it names
-            return bad(error.cause + (f"; {error.fix}" if error.fix else ""), error.code)
+            detail = error.cause + (f"; {error.fix}" if error.fix else "")
+            return Refusal(413 if error.code == "too_large" else 400, detail, error.code)
         case Cancelled() | CancelledError():
             return Refusal(409, "cancelled", "cancelled")
         case SegkitError():
