@@ -103,7 +103,8 @@ def tell(cases: Sequence[CaseResult]) -> None:
         sys.stderr.write(f"warning: {note}\n")
     for case in cases:
         if case.error is not None:
-            sys.stderr.write(f"error: {case.error}\n")
+            where = "" if case.input in case.error else f"{case.input}: "
+            sys.stderr.write(f"error: {where}{case.error}\n")
         else:
             sys.stderr.write(f"{case.output} ({case.seconds:.1f} s)\n")
 

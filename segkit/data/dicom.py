@@ -176,7 +176,8 @@ def _unplaced(frames: list[Frame], path: Path, options: ReadOptions) -> Volume:
         raise InputError(
             "holds several frames, but no position for each of them",
             path=path,
-            fix="export it as enhanced multi-frame, as single slices or as a video",
+            fix="follow objects through it with marks on its frames (--point x,y@FRAME, "
+            "VideoPredictor); or export it as enhanced multi-frame or as single slices",
             code="no_positions",
         )
     array = read_stack(frames, path, luminance=options.luminance, max_gb=options.max_gb)

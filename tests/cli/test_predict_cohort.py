@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from segkit.cli.main import main
+from segkit.cli.predict_cohort import tell
 from segkit.data.preprocess import InputSpec
 from segkit.models import build
 from segkit.models.files import save_adapter
 from segkit.models.info import ModelInfo
+from segkit.predictors.cohort import CaseResult
 from segkit.predictors.ensemble import Ensemble
 
 CASES = 24
@@ -152,3 +154,12 @@ def test_an_ensemble_of_folds_gives_one_mask(
     np.testing.assert_array_equal(found, ensemble.segment(case))
     assert main([*command, "--ensemble", "--box", "1,1,1,9,9,2"]) == 1
     assert "an ensemble segments its classes by itself" in capsys.readouterr().err
+
+
+def test_an_error_names_its_input(capsys):
+    tell([CaseResult("a.png", None, "failed", error="no prompt given")])
+    tell([CaseResult("b.png", None, "failed", error="b.png: is damaged")])
+    assert capsys.readouterr().err.splitlines() == [
+        "error: a.png: no prompt given",
+        "error: b.png: is damaged",
+    ]
