@@ -174,7 +174,7 @@ def rows_of(runs: Sequence[Run], subjects: Sequence[str], test: Pictures) -> lis
     """One row per method of one set, with paired differences to training the decoder alone."""
     ellipses = [dice(ellipse(mask.shape, corners(mask)), mask) for mask in test.masks]
     rows: list[dict[str, Any]] = [
-        {"data": runs[0].data, "method": "ellipse in the box", "box": _interval(ellipses, subjects)}
+        {"data": runs[0].data, "method": "ellipse in the box", "box": interval(ellipses, subjects)}
     ]
     base = next((run for run in runs if run.method == "decoder only"), None)
     for run in runs:
@@ -184,7 +184,7 @@ def rows_of(runs: Sequence[Run], subjects: Sequence[str], test: Pictures) -> lis
         }  # fmt: skip
         for kind in ("click", "box"):
             values: tuple[float, ...] = getattr(run, kind)
-            row[kind] = _interval(values, subjects)
+            row[kind] = interval(values, subjects)
             if base is not None and run.method not in ("decoder only", "zero-shot"):
                 other = paired_difference(values, getattr(base, kind), subjects)
                 row[f"{kind} minus decoder only"] = (
@@ -194,7 +194,8 @@ def rows_of(runs: Sequence[Run], subjects: Sequence[str], test: Pictures) -> lis
     return rows
 
 
-def _interval(values: Sequence[float], subjects: Sequence[str]) -> str:
+def interval(values: Sequence[float], subjects: Sequence[str]) -> str:
+    """Mean with a 95 % bootstrap interval over subjects, as it stands in a table."""
     found = mean_interval(values, subjects)
     return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
