@@ -22,6 +22,7 @@ import psutil
 import torch
 
 from benchmarks import table
+from segkit.backbones.sam2_modules import SAM2_TEST
 from segkit.data.video_writer import OverlayWriter
 from segkit.data.volume import Picture
 from segkit.memory import MemoryBank
@@ -338,7 +339,18 @@ def report(rows: Sequence[Row]) -> str:
                 "ratio": f"1/{figures[other] / max(figures[own], 1e-3):.0f}",
             })  # fmt: skip
     full = [{key: row.get(key, "") for key in columns} for row in shown]
-    return table.write("video", "Video on the CPU", full, raw=figures).read_text()
+    notes = (
+        "Resident memory is read after each frame. What the first frame of a model leaves behind "
+        f"counts as the model's, the position embedding of {LARGE} x {LARGE} pixels among it "
+        f"({_embedding_mb():.1f} MB here)."
+    )
+    return table.write("video", "Video on the CPU", full, notes=notes, raw=figures).read_text()
+
+
+def _embedding_mb() -> float:
+    """Size of the table that the encoder of these models keeps."""
+    side = LARGE // 4
+    return 4 * SAM2_TEST.embed_dim * side**2 / MB
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 import segkit
 from segkit.cli.hydra_app import RUN_VARIABLE, register_resolvers
 from segkit.cli.targets import check_targets
-from segkit.lightning import SegmentationModule
+from segkit.lightning import SegmentationModule, VideoModule
+from segkit.losses import DDSam2Loss
 from segkit.models import Segmenter
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,20 @@ def test_every_experiment_builds(name: str) -> None:
     module = build(cfg)
     assert cfg.name == name
     assert cfg.automatic == module.segmenter.is_automatic
+
+
+def test_dd_sam2_as_released_switches_every_part_at_once() -> None:
+    words = ("experiment=dd_sam2", "backbone=sam2_test", "adapter.blocks=2")
+    module = build(compose(*words, "compat=authors"))
+    assert isinstance(module, VideoModule)
+    assert isinstance(module.loss, DDSam2Loss)
+    assert module.following.compat == module.loss.compat == "authors"
+    # its default initialisation is not the identity
+    assert module.segmenter.backbone.adapter.layers[0].up.weight.any()
+    sound = build(compose(*words))
+    assert isinstance(sound, VideoModule)
+    assert sound.following.compat is None
+    assert not sound.segmenter.backbone.adapter.layers[0].up.weight.any()
 
 
 @pytest.mark.parametrize("name", options("experiment"))
