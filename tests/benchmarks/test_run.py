@@ -1,0 +1,54 @@
+"""The book names commands that exist."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from benchmarks import bench_gpu, run
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    *(f"python -m {module}" for module in run.CPU),
+    *(command for _, command in run.GPU.values()),
+    *(command for *_, command in bench_gpu.ELSEWHERE),
+]
+
+
+def flags_of(module: str) -> set[str]:
+    """Flags that a module's parser is given, read from its source."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None, f"{module} does not exist"
+    assert spec.origin is not None
+    calls = (
+        node
+        for node in ast.walk(ast.parse(Path(spec.origin).read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
+    )
+    return {arg.value for call in calls for arg in call.args if isinstance(arg, ast.Constant)}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_named_command_exists_and_takes_its_flags(command: str) -> None:
+    words = command.split()
+    if words[0] == "bash":
+        assert (ROOT / words[1]).is_file()
+        return
+    assert words[:2] == ["python", "-m"]
+    given = {word for word in words[3:] if word.startswith("-")}
+    assert given <= flags_of(words[2])
+
+
+def test_a_command_of_the_gpu_script_takes_its_flags() -> None:
+    lines = (ROOT / "benchmarks" / "gpu.sh").read_text().splitlines()
+    named = [line.split("python -m ")[1].split() for line in lines if "-m benchmarks." in line]
+    assert [words[0] for words in named] == ["benchmarks.bench_kernels", "benchmarks.bench_gpu"]
+    for module, *words in named:
+        assert {word for word in words if word.startswith("-")} <= flags_of(module)
+
+
+def test_the_book_has_every_row_of_the_gpu_tables() -> None:
+    rows = {str(row["row"]) for row in run.book()}
+    assert set(run.GPU) <= rows
+    assert {"VL1, VL2"} <= rows
