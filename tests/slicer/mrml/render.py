@@ -17,6 +17,8 @@ sys.path[:0] = [str(HERE), str(EXTENSION / "SegKit")]
 SHAPE = (40, 128, 128)
 AFFINE = np.array([[-1.4, 0.1, 0.2, 90], [0.1, -1.4, 0.3, 90], [0.05, 0.1, 4.0, -80], [0, 0, 0, 1]])
 OBJECTS = {"large": ((20, 58, 50), (9, 26, 20)), "small": ((19, 70, 91), (6, 13, 14))}
+COLOURS = {"large": (0.9, 0.5, 0.2), "small": (0.2, 0.7, 0.9)}
+Corners = list[tuple[int, int, int]]
 
 
 def generated() -> np.ndarray:
@@ -29,6 +31,17 @@ def generated() -> np.ndarray:
         ball = ((k - ck) / rk) ** 2 + ((j - cj) / rj) ** 2 + ((i - ci) / ri) ** 2
         voxels[ball < 1] += 110
     return voxels.astype(np.int16)
+
+
+def boxes(centre: tuple[int, int, int], radii: tuple[int, int, int]) -> list[Corners]:
+    """Two corners on the slice through the middle of an ellipsoid and on two near its ends."""
+    found = []
+    for k in (centre[0] - radii[0] + 2, centre[0], centre[0] + radii[0] - 2):
+        share = (1 - ((k - centre[0]) / radii[0]) ** 2) ** 0.5
+        rows, columns = (round(share * radius) for radius in radii[1:])
+        _, j, i = centre
+        found.append([(k, j - rows, i - columns), (k, j + rows, i + columns)])
+    return found
 
 
 def surfaces(node: object, size: int = 700) -> np.ndarray:
@@ -66,8 +79,8 @@ def surfaces(node: object, size: int = 700) -> np.ndarray:
     return pixels.reshape(size, size, -1)[::-1]
 
 
-def draw(case: object, clicks: dict[str, tuple[int, int, int]], path: Path) -> None:
-    """Three slices through the first click and the surfaces, in one picture."""
+def draw(case: object, marks: list[Corners], path: Path) -> None:
+    """Three slices through the large object and the surfaces, in one picture."""
     import matplotlib
     import slicer
 
@@ -79,7 +92,7 @@ def draw(case: object, clicks: dict[str, tuple[int, int, int]], path: Path) -> N
     segmentation = node.GetSegmentation()
     spacing = case.node.GetSpacing()[::-1]
     figure, axes = pyplot.subplots(2, 2, figsize=(9, 9), facecolor="black")
-    at = clicks["large"]
+    at = OBJECTS["large"][0]
     names = ("slice k", "slice j", "slice i")
     for axis, (name, place) in enumerate(
         zip(names, (axes[0, 0], axes[0, 1], axes[1, 0]), strict=True)
@@ -94,9 +107,12 @@ def draw(case: object, clicks: dict[str, tuple[int, int, int]], path: Path) -> N
             colour = segmentation.GetSegment(segment).GetColor()
             if held.take(at[axis], axis).any():
                 place.contour(held.take(at[axis], axis), [0.5], colors=[colour], linewidths=2)
-        for click in clicks.values():
-            if abs(click[axis] - at[axis]) <= 1:
-                place.plot(click[columns], click[rows], "+", color="lime", markersize=12)
+        for first, last in marks:
+            if axis == 0 and first[0] == at[0]:
+                size = (last[2] - first[2], last[1] - first[1])
+                place.add_patch(
+                    pyplot.Rectangle(first[:0:-1], *size, fill=False, color="lime", linestyle=":")
+                )
         place.set_title(f"{name} = {at[axis]}", color="white")
         place.axis("off")
     axes[1, 1].imshow(surfaces(node))
@@ -108,7 +124,7 @@ def draw(case: object, clicks: dict[str, tuple[int, int, int]], path: Path) -> N
 
 
 def main() -> None:
-    """Click twice on a server, carry both objects through the volume, draw."""
+    """Three boxes for each object, carried to the slices between them by a server; draw."""
     import bootstrap
 
     kept = bootstrap.start()
@@ -120,14 +136,18 @@ def main() -> None:
     case = scenes.case(node)
     case.bench.start_server(os.environ["SEGKIT_PYTHON"], ["nano"], dict(os.environ))
     assert case.bench.wait(300), case.bench.server.log
-    clicks = {}
-    for name, (centre, (radius, *_)) in OBJECTS.items():
-        target, clicks[name] = case.target(name), centre
-        case.bench.mark(target, "points", scenes.markups(node, "Fiducial", [centre]))
+    segmentation = slicer.mrmlScene.GetNodeByID(case.segmentation).GetSegmentation()
+    marks: list[Corners] = []
+    for name, ellipsoid in OBJECTS.items():
+        target, drawn = case.target(name), boxes(*ellipsoid)
+        segmentation.GetSegment(target.segment).SetColor(*COLOURS[name])
+        for corners in drawn:
+            case.bench.mark(target, "box", scenes.markups(node, "Line", corners))
+            case.settle()
+        case.bench.controller.add(target, Propagate(drawn[0][0][0], drawn[-1][0][0] + 1))
         case.settle()
-        case.bench.controller.add(target, Propagate(centre[0] - radius + 1, centre[0] + radius))
-        case.settle()
-    draw(case, clicks, EXTENSION / "Screenshots" / "slices.png")
+        marks += drawn
+    draw(case, marks, EXTENSION / "Screenshots" / "slices.png")
     case.bench.close()
     del kept
 
