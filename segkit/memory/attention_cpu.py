@@ -52,10 +52,11 @@ class _Folded:
 
 
 def can_run(x: Tensor, *, is_training: bool) -> bool:
-    """Whether this form serves: float32 on a CPU, no gradient, nothing traced."""
+    """Whether this form serves: float32 on a CPU, no gradient, no autocast, nothing traced."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and not (is_training or torch.is_grad_enabled() or torch.compiler.is_compiling())
     )
 

@@ -60,3 +60,14 @@ def test_only_without_gradient_in_float32_and_in_evaluation() -> None:
         assert can_run(x, is_training=False)
         assert not can_run(x, is_training=True)
         assert not can_run(x.double(), is_training=False)
+
+
+def test_autocast_takes_the_usual_way(memory) -> None:
+    images = torch.randn(2, DIM, *SIZE, generator=torch.Generator().manual_seed(2))
+    recollections, index = _recollections(memory, (3, 3, 3)), torch.tensor([1, 0, 1])
+    with torch.no_grad():
+        wanted = memory.attend(images, recollections, index)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = memory.attend(images, recollections, index)
+    torch.testing.assert_close(found.float(), wanted, atol=0.1, rtol=0.1)
+    assert not torch.equal(found.float(), wanted)
