@@ -44,7 +44,7 @@ class LabelOptions:
     reads a stack of masks, one class each. `priority` names overlapping segments, the first wins.
     `colours` gives the value of each colour. `threshold` makes a grey mask binary. `mapping` gives
     new values to those of the file (others stay). `ignore` is the value of voxels that count for
-    nothing. `instances` keeps object numbers: every value above 0 is allowed.
+    nothing. `instances` keeps object numbers: every value above 0 is allowed, and no threshold.
     """
 
     resample: bool = field(
@@ -115,6 +115,12 @@ class LabelOptions:
         new = [*self.mapping.values(), *self.colours.values()]
         if any(value < 0 for value in new):
             raise InputError(f"label values must be >= 0, got {sorted(new)}")
+        if self.instances and self.threshold is not None:
+            raise InputError(
+                f"instances need the numbers of the objects, but threshold {self.threshold} makes "
+                "all of them one",
+                fix="leave one of the two out (data.slices.samples.label_options.threshold=null)",
+            )
 
 
 def add_label_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

@@ -42,7 +42,9 @@ def build(cfg: DictConfig) -> SegmentationModule:
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_targets(plain)
     for name in ("model_input", "source", "split", "samples", "loader"):
-        instantiate(cfg.data.slices[name], _convert_="all")
+        part = instantiate(cfg.data.slices[name], _convert_="all")
+        if name == "samples":
+            assert part.labels_as_read.instances == cfg.data.instances
     instantiate(cfg.data.augment, _convert_="all")
     for each in cfg.callbacks.values():
         instantiate(each, _convert_="all")

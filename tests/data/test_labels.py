@@ -292,6 +292,11 @@ def test_mask_of_0_and_255_is_binary(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_labels(volume, IMAGE, {1: "liver"}), MAP == 1)
 
 
+def test_a_threshold_may_not_swallow_the_numbers_of_instances() -> None:
+    with pytest.raises(InputError, match=r"threshold 0.5 makes all of them one.*leave one of"):
+        LabelOptions(instances=True, threshold=0.5)
+
+
 def test_instances_keep_their_numbers(tmp_path: Path) -> None:
     numbers = np.arange(180, dtype=np.uint16).reshape(12, 15) * 300
     labels = read_labels(png(tmp_path, numbers), PICTURE, {1: "cell"}, LabelOptions(instances=True))
