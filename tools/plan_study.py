@@ -78,7 +78,9 @@ def study(args: argparse.Namespace) -> None:
     timer = f"{{_target_: segkit.lightning.CpuTimer, minutes: {args.minutes}}}"
     limit = ["trainer.max_time=null", f"+callbacks.timer={timer}"]
     for row, words in commands.items():
-        folder = [f"data.root={args.data}", f"run={args.runs / row}"]
+        # prepared cases of its own: the first to train must not prepare them for the others
+        cache = f"data.cache_dir={args.runs / 'cache' / row}"
+        folder = [f"data.root={args.data}", f"run={args.runs / row}", cache]
         costs[row] = run(["train", *words, *folder, *limit])
     against = ",".join(f"{row}:{args.runs / row}" for row in rivals)
     words = ["eval", f"run={args.runs / 'planned'}", f"against={{{against}}}"]
