@@ -13,6 +13,7 @@ import segkit.models.weights as official
 from segkit.cli.zoo import list_cards, show_card, write_card, write_cards
 from segkit.models.build import BUILDERS
 from segkit.models.methods import METHODS, building_blocks, describe
+from segkit.models.text_encoder import SHIPPED
 from segkit.models.weights import OFFICIAL, local_file
 
 _MIB = 2**20
@@ -34,11 +35,14 @@ def _list(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         "adapters": blocks["adapters"],
         "decoders": blocks["decoders"],
         "methods": {name: method.summary for name, method in METHODS.items()},
+        "text encoders": {name: _shipped(name) for name in SHIPPED},
     }
     lines = ["backbones"]
     lines += [f"  {_weights_line(one)}" for one in document["backbones"]]
     for title in ("adapters", "decoders", "methods"):
         lines += ["", title, *(f"  {name}: {text}" for name, text in document[title].items())]
+    lines += ["", "text encoders", *(f"  {name}: ships with segkit" for name in SHIPPED)]
+    lines += ["  biomedclip, folders and models of open_clip: see the guide on text prompts"]
     return document, "\n".join(lines)
 
 
@@ -112,15 +116,20 @@ def _weights(name: str) -> dict[str, Any]:
     facts |= {"weights": kind, "licence": "Apache-2.0" if kind == "package" else None}
     lifted = getattr(BUILDERS[name].sizes, "sam", None)  # a lift has the weights of its SAM
     stem = name if lifted is None else lifted.name
-    path = Path(str(files("segkit"))) / "weights" / f"{stem}.safetensors"
-    if kind == "package" and path.is_file():
-        content = path.read_bytes()
-        facts |= {
-            "path": str(path),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "size_bytes": len(content),
-        }
-    return facts
+    return facts | (_shipped(stem) if kind == "package" else {})
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    """File of the package with its hash as it is now; nothing if the installation lacks it."""
+    path = Path(str(files("segkit"))) / "weights" / f"{name}.safetensors"
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    return {
+        "path": str(path),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "size_bytes": len(content),
+    }
 
 
 def _weights_line(facts: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from segkit.cli.main import main
 from segkit.models import weights
+from segkit.models.sources import package_file
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
@@ -23,6 +24,7 @@ def test_list_names_what_exists(capsys: pytest.CaptureFixture[str], words: list[
     assert backbones["sam_vit_b"]["licence"] == "Apache-2.0"
     assert found["adapters"].keys() >= {"HighFrequency", "DepthwiseDilated", "LoRA"}
     assert found["decoders"].keys() >= {"MaskDecoder", "QueryDecoder"}
+    assert found["text encoders"]["nano_clip"]["sha256"] == package_file("nano_clip")[1]
     assert "sam-adapter" in found["methods"]
     assert {"3dsam-adapter", "sam-adapter", "i-medsam", "dd-sam2", "dvpt"} < set(found["methods"])
 
@@ -32,6 +34,7 @@ def test_list_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "segkit models download sam_vit_b" in out
     assert "sam3d_nano (64 px): ships with segkit" in out
+    assert "nano_clip: ships with segkit" in out
     assert "lacks its file" not in out
     assert "HighFrequency: Add to each block's input a prompt" in out
 
