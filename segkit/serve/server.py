@@ -18,6 +18,7 @@ from segkit.predictors.base import Device
 from segkit.serve.api import VERSION_OF_PROTOCOL
 from segkit.serve.app import create_app
 from segkit.serve.engine import Engine
+from segkit.serve.memory import settle
 from segkit.serve.residents import Residents
 from segkit.serve.settings import Settings
 from segkit.serve.state import State
@@ -39,6 +40,7 @@ def run(models: Sequence[str | Path], settings: Settings, *, device: Device = "a
     residents.load(models, device=device)
     engine = Engine(residents, settings, state=state)
     _allow_many_connections()
+    settle()
     build(engine).run()
 
 
