@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import table
-from benchmarks.trainable import corners, pictures_of
+from benchmarks.trainable import corners, interval, pictures_of
 from benchmarks.training import Pictures, dice
 from benchmarks.zero_shot_data import TRAINING_SETS
 from benchmarks.zero_shot_methods import ellipse
-from segkit.evaluation.statistics import mean_interval
 from segkit.lightning.optimizer import OptimizerPlan, trainable_parameters
 from segkit.losses import DiceBCE
 from segkit.models.build import nano
@@ -116,7 +115,7 @@ def test(segmenter: Segmenter, objects: Objects) -> dict[str, str]:
             features, masks = objects.batch(index)
             guess = segmenter.decode(features, box_from_mask(masks, rng, jitter=jitter)).logits
             found += map(dice, _binary(guess, masks), masks.numpy())
-        columns[name] = _interval(found, objects.subjects)
+        columns[name] = interval(found, objects.subjects)
     rng, clicks = torch.Generator().manual_seed(0), {1: [], 5: []}
     for index in _parts(len(objects.features)):
         features, masks = objects.batch(index)
@@ -127,7 +126,7 @@ def test(segmenter: Segmenter, objects: Objects) -> dict[str, str]:
                 clicks[count] += map(dice, _binary(logits, masks), masks.numpy())
             prompts = _corrected(prompts, upsample(logits, masks.shape[1:]), logits, masks, rng)
     return columns | {
-        f"{n} click{'s' * (n > 1)}": _interval(v, objects.subjects) for n, v in clicks.items()
+        f"{n} click{'s' * (n > 1)}": interval(v, objects.subjects) for n, v in clicks.items()
     }
 
 
@@ -143,11 +142,6 @@ def _binary(logits: Tensor, masks: Tensor) -> np.ndarray:
 
 def _parts(count: int) -> list[list[int]]:
     return [list(range(i, min(i + 10, count))) for i in range(0, count, 10)]
-
-
-def _interval(values: Sequence[float], subjects: Sequence[str]) -> str:
-    found = mean_interval(values, subjects)
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def main() -> None:
@@ -166,7 +160,7 @@ def main() -> None:
         masks = held_out.pictures.masks
         ellipses = [dice(ellipse(mask.shape, corners(mask)), mask) for mask in masks]
         row = {"data": name, "boxes of training": "none: ellipse in the box", "weight": ""}
-        rows.append(row | {"steps": "", "exact box": _interval(ellipses, held_out.subjects)})
+        rows.append(row | {"steps": "", "exact box": interval(ellipses, held_out.subjects)})
         zero_shot = {"boxes of training": "none: zero-shot", "steps": 0}
         rows.append(row | zero_shot | test(base, held_out))
         for jitter, weight in TRAININGS:

@@ -27,6 +27,7 @@ from segkit.client.predictor import RemoteImage
 from segkit.client.session import RemoteSession
 
 SHAPE, SPACING_MM = (48, 192, 192), (3.0, 1.0, 1.0)
+HOUR = 60.0
 CLIENTS = 4
 THINK_S = (8.0, 14.0)
 ACTIONS = 12
@@ -235,9 +236,9 @@ def summary(notes: Notes) -> dict[str, object]:
 
 
 def main() -> None:
-    """Soak and write `results/serve_soak*`."""
+    """Soak and write `results/serve_soak*`, under a name with the minutes if it is not an hour."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=HOUR)
     args = parser.parse_args()
     row, notes = soak(args.minutes)
     text = (
@@ -249,9 +250,10 @@ def main() -> None:
     )
     if notes.failed or notes.wrong:
         text += f" What failed: {notes.failed[:10]}; what was wrong: {notes.wrong[:10]}."
-    title = "segkit serve -m nano over an hour, 2-core x86-64 CPU"
-    path = table.write("serve_soak", title, [row], notes=text)
-    with (table.RESULTS / "serve_soak_minutes.csv").open("w", newline="") as file:
+    title = f"segkit serve -m nano over {args.minutes:g} minutes, 2-core x86-64 CPU"
+    name = "serve_soak" if args.minutes == HOUR else f"serve_soak_{args.minutes:g}"
+    path = table.write(name, title, [row], notes=text)
+    with (table.RESULTS / f"{name}_minutes.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(notes.minutes[0]))
         writer.writeheader()
         writer.writerows(notes.minutes)

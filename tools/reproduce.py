@@ -82,9 +82,9 @@ def main() -> None:
     notes = (
         "Test splits; mean over cases with a 95 % bootstrap interval over subjects. Zero-shot rows "
         "and the ellipse get oracle prompts from the reference; see the definitions in the JSON. "
-        "`weights`: first digits of the sha256 of the backbone; rows without were measured on the "
-        "first weights of nano (093921c0) and on nano2. `train min` is wall time, also of studies "
-        "limited by CPU time (see their commands in the JSON), on a machine that did other work."
+        "`weights`: first digits of the sha256 of nano; rows without stand on nano2. `train min` "
+        "is wall time, also of studies limited by CPU time (see their commands in the JSON), on a "
+        "machine that did other work."
     )
     print(table.write("experiments", "Experiments on real data", rows, notes=notes).read_text())
 
