@@ -24,16 +24,16 @@ def test_every_flag_reaches_its_field() -> None:
         "--geometry", "qform", "--spacing", "0.8,0.9,3", "--frame", "2", "--nan", "fill=-1000",
         "--luminance", "--complex", "phase", "--max-gb", "0.5", "--resample-labels", "--one-hot",
         "--priority", "tumour, liver", "--colours", "#ff0000=1,00ff00=2", "--threshold", "127",
-        "--map-labels", "1=2,3=0", "--ignore-value", "-1", "--instances",
+        "--map-labels", "1=2,3=0", "--ignore-value", "-1",
     )  # fmt: skip
     assert read == ReadOptions("qform", (0.8, 0.9, 3.0), 2, -1000.0, True, "phase", max_gb=0.5)
     assert label.resample
     assert label.one_hot
-    assert label.instances
     assert label.priority == ("tumour", "liver")
     assert label.colours == {(255, 0, 0): 1, (0, 255, 0): 2}
     assert label.mapping == {1: 2, 3: 0}
     assert (label.threshold, label.ignore) == (127.0, -1)
+    assert parsed("--instances")[1] == LabelOptions(instances=True)  # excludes a threshold
 
 
 @pytest.mark.parametrize(
