@@ -49,8 +49,9 @@ def carry(
             watch.step(len(found), total)
             share = (index - first) / (last - first)
             found[index] = _bridge(slices, index, masks[first], masks[last], share, how)
+    bridged = {(first, 1) for first, _ in bridges} | {(last, -1) for _, last in bridges}
     for start, step, last in _walks(sorted(masks), seeds, chosen):
-        if (start, step) in {(a, 1) for a, _ in bridges} | {(b, -1) for _, b in bridges}:
+        if (start, step) in bridged:
             continue
         before = masks[start]
         for index in range(start + step, last + step, step):
