@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import segkit.models.weights as official
+from segkit.cli.model_parts import show_part
 from segkit.cli.zoo import list_cards, show_card, write_card, write_cards
+from segkit.errors import InputError
 from segkit.models.build import BUILDERS
 from segkit.models.methods import METHODS, building_blocks, describe
 from segkit.models.text_encoder import SHIPPED
@@ -49,6 +51,10 @@ def _list(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _info(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if args.where is not None:
         return show_card(args.name, args.where)
+    if (part := show_part(args.name)) is not None:
+        if args.compat is not None or args.backbone is not None:
+            raise InputError(f"{args.name} is no method; it takes neither --compat nor --backbone")
+        return part
     found = describe(args.name, compat=args.compat, backbone=args.backbone)
     document = {**asdict(found), "weights": _weights(found.backbone)}
     count = found.parameters

@@ -8,6 +8,7 @@ import pytest
 from segkit.cli.main import main
 from segkit.models import weights
 from segkit.models.sources import package_file
+from segkit.models.text_encoder import load_text_encoder
 
 
 def run_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
@@ -57,10 +58,39 @@ def test_info_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert "trained" in out
 
 
+def test_info_of_a_text_encoder(capsys: pytest.CaptureFixture[str]) -> None:
+    found = run_json(capsys, "info", "nano_clip")
+    path, sha256 = package_file("nano_clip")
+    assert (found["kind"], found["path"], found["sha256"]) == ("text encoder", str(path), sha256)
+    assert found["size_bytes"] == path.stat().st_size
+    assert "lesion" in found["words"]
+    model = load_text_encoder("nano_clip").model
+    counted = {"image": sum(p.numel() for p in model.visual.parameters())}  # type: ignore[union-attr]
+    counted["text"] = sum(p.numel() for p in model.parameters()) - counted["image"]
+    assert found["parameters"] == {"total": sum(counted.values()), "parts": counted}
+    assert main(["models", "info", "nano_clip"]) == 0
+    assert "--text-encoder nano_clip" in capsys.readouterr().out
+
+
+def test_whatever_is_listed_has_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = run_json(capsys, "list")
+    for kind in ("adapters", "decoders"):
+        for name, summary in listed[kind].items():
+            found = run_json(capsys, "info", name)
+            assert (found["kind"] + "s", found["summary"]) == (kind, summary)
+    assert run_json(capsys, "info", "LoRA")["arguments"]["rank"] == 4
+    assert "huggingface.co/microsoft/BiomedCLIP" in run_json(capsys, "info", "biomedclip")["url"]
+    assert main(["models", "info", "HighFrequency"]) == 0
+    assert "arguments   ratio=32, rate=0.25, compat=None" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [
         (["info", "sam-adaptr"], "did you mean 'sam-adapter'?"),
+        (["info", "nano_clp"], "did you mean 'nano_clip'?"),
+        (["info", "mine"], "adapters of yours need --in FOLDER"),
+        (["info", "LoRA", "--compat", "authors"], "LoRA is no method; it takes neither"),
         (["info", "sam-adapter", "--backbone", "sam_vit_x"], "there is no backbone 'sam_vit_x'"),
         (["download", "nano"], "no official weight file is known for 'nano'"),
     ],

@@ -10,6 +10,7 @@ EXAMPLE = """examples:
   segkit models
   segkit models info sam-adapter --compat authors --json
   segkit models info sam_vit_b
+  segkit models info nano_clip
   segkit models download sam_vit_b
   segkit models card runs/liver --modality CT --licence CC-BY-4.0
   segkit models list --in adapters/
@@ -32,8 +33,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     actions = parser.add_subparsers(metavar="list|info|card|index|download")
     listing = actions.add_parser("list", help="all that is known here, or in a folder of adapters")
     _add_actions(actions)
-    info = actions.add_parser("info", help="sizes, licence, weights of one model or method")
-    info.add_argument("name", metavar="NAME", help="method, backbone, or adapter of a folder")
+    info = actions.add_parser("info", help="facts about anything in the list")
+    info.add_argument("name", metavar="NAME", help="any name of the list, or adapter of a folder")
     info.add_argument("--compat", choices=("authors",), help="the released form of a method")
     info.add_argument("--backbone", metavar="NAME", help="another size of SAM than the usual one")
     info.set_defaults(action="info")
