@@ -169,20 +169,23 @@ def _upstream_block(block: Block, tokens: Tokens) -> Tokens:
 
 def _fused_block(block: Block, tokens: Tokens) -> Tokens:
     """Compute what upstream's block computes, with fused attention."""
+    return _with_mlp(block, tokens + attended(block, tokens, _attend))
+
+
+def attended(block: Block, tokens: Tokens, attend: Callable[[Attention, Tensor], Tokens]) -> Tokens:
+    """What a block adds to the tokens before its MLP; `attend` gets qkv of windows or of images."""
     x = block.norm1(tokens)
     side, attn = block.window_size, block.attn
     if side == 0:
-        x = attn.proj(_attend(attn, attn.qkv(x)))
-    elif type(attn.qkv) is nn.Linear:
-        size = x.shape[1:3]
+        return attn.proj(attend(attn, attn.qkv(x)))
+    size = x.shape[1:3]
+    if type(attn.qkv) is nn.Linear:
         windows, padded = window_partition(_padded(attn.qkv(x), side, attn.qkv.bias), side)
-        x = attn.proj(window_unpartition(_attend(attn, windows), side, padded, size))
-    else:  # an edited layer may look at whole windows
-        size = x.shape[1:3]
-        windows, padded = window_partition(x, side)
-        x = attn.proj(_attend(attn, attn.qkv(windows)))
-        x = window_unpartition(x, side, padded, size)
-    return _with_mlp(block, tokens + x)
+        return attn.proj(window_unpartition(attend(attn, windows), side, padded, size))
+    # an edited layer may look at whole windows
+    windows, padded = window_partition(x, side)
+    x = attn.proj(attend(attn, attn.qkv(windows)))
+    return window_unpartition(x, side, padded, size)
 
 
 def _padded(
