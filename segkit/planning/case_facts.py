@@ -8,6 +8,7 @@ import edt
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from segkit.data.intensity import FULL_RANGE
 from segkit.data.volume import Picture, Volume
 
 Labels = Integer[np.ndarray, "*shape"]
@@ -49,6 +50,7 @@ class CaseFacts:
     empty_slices: int
     inside: np.ndarray  # sampled intensities of labelled voxels
     everywhere: np.ndarray
+    range_used: float  # share of the data type's range, see `_range_used`
     classes: Mapping[int, ClassFacts]
 
     @property
@@ -86,6 +88,7 @@ def look_at(
         int(np.count_nonzero(~planes.any(axis=(1, 2)))),
         _sampled(grey[mask > 0]),
         _sampled(grey),
+        _range_used(grey, source.array.dtype),
         {value: _class(one, in_plane) for value, one in values.items() if one.any()},
     )
 
@@ -135,6 +138,18 @@ def _parts(plane: Bool[np.ndarray, "rows cols"]) -> tuple[np.ndarray, np.ndarray
         for rows, columns, *_ in found["bounding_boxes"][1:]
     ]
     return pixels, pixels / np.asarray(boxes, dtype=np.float64)
+
+
+def _range_used(grey: np.ndarray, dtype: np.dtype) -> float:
+    """From the darkest to the brightest half percent, of what the type holds; 1 where it has none.
+
+    This is what is left of the contrast of a picture that is read at its full range.
+    """
+    full = FULL_RANGE.get(dtype.name)
+    if full is None:
+        return 1.0
+    low, high = np.percentile(_sampled(grey), [0.5, 99.5])
+    return float(high - low) / full
 
 
 def _sampled(values: np.ndarray) -> np.ndarray:

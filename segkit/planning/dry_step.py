@@ -25,7 +25,7 @@ from segkit.models.segmenter import Segmenter, upsample
 from segkit.typing import Prompts
 
 ADAPTERS = {"dilated": "DepthwiseDilated", "highfreq": "HighFrequency", "none": "Adapter"}
-_ROUNDS, _OBJECTS = 3, 4  # of a simulated user, as configs/prompt has them
+_ROUNDS = 3  # of a simulated user, as configs/prompt has them
 _TIMEOUT_S = 600
 _REPEATS = 3
 _MIB = 2**20
@@ -33,7 +33,10 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is to be trained: `classes` 0 means prompts, `arguments` are those of the adapter."""
+    """What is to be trained: `arguments` are those of the adapter.
+
+    `classes` 0 means prompts, for `objects` of each image.
+    """
 
     backbone: str
     adapter: str
@@ -42,6 +45,7 @@ class Question:
     size: int
     device: str = "cpu"
     threads: int = 1
+    objects: int = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +167,10 @@ class _Trainee:
 
     def _prompted(self, batch: int) -> torch.Tensor:
         """Several objects per image over several rounds, the later ones with a mask."""
-        size, objects = self.question.size, batch * _OBJECTS
+        size, each = self.question.size, self.question.objects
+        objects = batch * each
         features = self.segmenter.encode(self._images(batch))
-        index = torch.arange(batch, device=self.device).repeat_interleave(_OBJECTS)
+        index = torch.arange(batch, device=self.device).repeat_interleave(each)
         target = (torch.rand(objects, 1, size, size, device=self.device) > 0.5).float()
         masks, total = None, torch.zeros((), device=self.device)
         for number in range(_ROUNDS):

@@ -46,11 +46,16 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Intensities:
-    """Percentiles of the intensities inside all labels, and everywhere."""
+    """Percentiles of the intensities inside all labels, and everywhere.
+
+    `range_used`: share of the range of the data type that lies between the darkest and the
+    brightest half percent of a case; 1 where the type has no range.
+    """
 
     inside: tuple[float, float, float, float, float]  # 0.5, 5, 50, 95, 99.5 percent
     everywhere: tuple[float, float, float, float, float]
     dtype: str
+    range_used: Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +265,7 @@ def _intensities(facts: Sequence[CaseFacts]) -> Intensities:
         _percentiles(inside if inside.size else everywhere),
         _percentiles(everywhere),
         Counter(one.dtype for one in facts).most_common(1)[0][0],
+        Spread.of([one.range_used for one in facts]),
     )
 
 

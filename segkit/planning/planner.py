@@ -21,7 +21,7 @@ from segkit.planning.fingerprint import (
     take_fingerprint,
 )
 from segkit.planning.request import Decision, PlanRequest
-from segkit.planning.rules import decide
+from segkit.planning.rules import decide, objects_at_once
 from segkit.version import VERSION
 
 FORMAT = 1
@@ -186,6 +186,7 @@ def _question(decisions: Sequence[Decision], found: Fingerprint, request: PlanRe
         size=int(str(told["data.size"])),
         device=_device(request),
         threads=torch.get_num_threads(),
+        objects=objects_at_once(found),
     )
 
 

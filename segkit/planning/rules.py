@@ -6,6 +6,7 @@ A rule looks at the fingerprint and the request only. What depends on memory and
 
 from collections.abc import Iterator, Sequence
 
+from segkit.data.intensity import FULL_RANGE
 from segkit.planning.fingerprint import Fingerprint
 from segkit.planning.request import Decision, PlanRequest, PromptMode
 
@@ -16,7 +17,9 @@ _ENLARGED = 4  # a slice is never scaled up by more
 _NEIGHBOURS = 4.0  # slices farther apart than so many pixels show other things
 _EMPTY_KEPT = 0.2
 _MANY_OBJECTS = 3
+_FEWEST_OBJECTS, _MOST_OBJECTS = 4, 8  # limits of what is marked in one image at once
 _NARROWEST = 50.0  # Hounsfield units
+_RANGE_USED = 0.5  # by the median picture; darker ones lose more than half of their contrast
 _HOLLOW = 0.3  # share of its box below which a box says little about an object
 _HOUNSFIELD = -500.0  # air; nothing else has values like that
 _CT_WINDOWS = ((-160.0, 240.0), (-1000.0, 400.0), (-200.0, 1000.0))  # soft tissue, lung, bone
@@ -46,6 +49,14 @@ def prompt_mode(found: Fingerprint, request: PlanRequest) -> PromptMode:
     one = classes[0]
     is_crowd = one.objects_2d.median > _MANY_OBJECTS or one.fill.median < _HOLLOW
     return "automatic" if is_crowd else "mixed"
+
+
+def objects_at_once(found: Fingerprint) -> int:
+    """How many objects of an image are marked in one step: numbered ones, or one of each class."""
+    if not found.instances:
+        return min(_FEWEST_OBJECTS, len(found.classes))
+    count = next(iter(found.classes.values())).objects_2d.median
+    return int(min(_MOST_OBJECTS, max(_FEWEST_OBJECTS, round(count))))
 
 
 def is_thin(found: Fingerprint) -> bool:
@@ -134,9 +145,7 @@ def _channels(found: Fingerprint) -> Iterator[Decision]:
     if found.dimensions == 2:
         if not found.is_colour:
             yield Decision("data.channels", "repeat", "grey pictures")
-        if found.intensity.dtype not in ("uint8", "uint16", "bool"):
-            reason = f"{found.intensity.dtype} pixels have no full range"
-            yield Decision("data.intensity.kind", "percentile", reason)
+        yield from _range(found)
         return
     ratio = found.slice_mm / min(found.plane_mm)
     is_near = ratio <= _NEIGHBOURS
@@ -158,6 +167,20 @@ def _channels(found: Fingerprint) -> Iterator[Decision]:
     else:
         kind = "windows" if is_ct(found) else "repeat"
         yield Decision("data.channels", kind, f"{far}: the slices beside show other things")
+
+
+def _range(found: Fingerprint) -> Iterator[Decision]:
+    """Pictures are read at the full range of their type, unless most of it is empty."""
+    dtype, used = found.intensity.dtype, found.intensity.range_used.median
+    if dtype not in FULL_RANGE:
+        reason = f"{dtype} pixels have no full range"
+        yield Decision("data.intensity.kind", "percentile", reason)
+    elif used < _RANGE_USED:
+        reason = (
+            f"half of the pictures use no more than {used:.0%} of the range of {dtype}: each is "
+            "stretched to its own"
+        )
+        yield Decision("data.intensity.kind", "percentile", reason)
 
 
 def _window(low: float, high: float) -> list[float]:
@@ -203,9 +226,10 @@ def _objects(found: Fingerprint, mode: PromptMode) -> Iterator[Decision]:
         )
     elif found.instances:
         yield Decision("data.instances", True, "label values number objects")
-    names = {value: one.name for value, one in found.classes.items()}
-    if mode != "automatic" and found.instances:
-        yield Decision("prompt.interaction.max_objects", 4, f"of {names}")
+    if found.instances and mode != "automatic":
+        count = next(iter(found.classes.values())).objects_2d.median
+        reason = f"half of the pictures have {count:g} objects or more; so many a step"
+        yield Decision("prompt.interaction.max_objects", objects_at_once(found), reason)
 
 
 def _augmentation(found: Fingerprint) -> Iterator[Decision]:
@@ -226,6 +250,7 @@ def _sided(names: Sequence[str]) -> str:
 
 def _rates(request: PlanRequest, mode: PromptMode) -> Iterator[Decision]:
     if mode != "automatic":
-        yield Decision("optimizer.lr", 3e-4, "the pretrained decoder already follows prompts")
+        yield Decision("optimizer.lr", 2e-4, "the pretrained decoder already follows prompts")
+        yield Decision("optimizer.lr_by_part", {"adapter": 1e-3}, "the adapter starts from nothing")
     elif not request.is_supervised:
         yield Decision("optimizer.lr", 1e-3, "class queries and adapter start from nothing")

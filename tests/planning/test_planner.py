@@ -66,7 +66,7 @@ def pictures(tmp_path: Path) -> Path:
         (root / "train" / folder).mkdir(parents=True)
     for number in range(6):
         mask = ball((120, 160), 30 + number) * 255
-        pixels = np.repeat((mask // 2 + 60)[..., None], 3, axis=2)
+        pixels = np.repeat((mask // 4 * 3 + 60)[..., None], 3, axis=2)
         pixels[0, 0] = number
         Image.fromarray(pixels).save(root / "train" / "images" / f"{number}.png")
         Image.fromarray(mask).save(root / "train" / "masks" / f"{number}.png")
@@ -84,6 +84,18 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             with hydra.initialize_config_module("segkit.configs", version_base="1.3"):
                 rest = [word for word in words if word != search]
                 cfg = hydra.compose("train", [search, *rest], return_hydra_config=True)
+        return OmegaConf.to_container(cfg, resolve=False)
+
+    return compose
+
+
+@pytest.fixture
+def composed_experiment(composed: Any) -> Any:
+    """An experiment that ships, as it is composed by name."""
+
+    def compose(name: str) -> Any:
+        with hydra.initialize_config_module("segkit.configs", version_base="1.3"):
+            cfg = hydra.compose("train", [f"experiment={name}", "data.root=x"])
         return OmegaConf.to_container(cfg, resolve=False)
 
     return compose
@@ -110,19 +122,28 @@ def test_thick_ct_is_planned_with_its_window_and_its_subjects(
 
 
 def test_pictures_of_one_compact_object_are_planned_with_prompts(
-    pictures: Path, composed: Any, tmp_path: Path, steps: list[Question]
+    pictures: Path,
+    composed: Any,
+    composed_experiment: Any,
+    tmp_path: Path,
+    steps: list[Question],
 ) -> None:
     request = PlanRequest(minutes=10, source=SourceSpec(labels={1: "polyp"}))
     found = plan(pictures, request)
     assert found.fingerprint.classes[1].name == "polyp"
     assert found.fingerprint.is_colour
     assert found.value("/prompt") == "mixed"
-    assert steps[-1].classes == 0
+    assert (steps[-1].classes, steps[-1].objects) == (0, 1)
+    assert found.value("data.intensity.kind") is None  # most of the range is used
     cfg = composed(found.write(tmp_path / "polyps.yaml"))
     assert cfg["data"]["labels"] == {1: "polyp"}
     assert cfg["data"]["empty"] == "drop"
     assert cfg["data"]["augment"]["flip_rows"] is True
     assert cfg["loss"]["_target_"] == "segkit.losses.DiceBCE"
+    shipped = composed_experiment("polyp")
+    for key in ("optimizer", "loss", "prompt"):
+        told = {**cfg[key], "follow": "steps"} if key == "optimizer" else cfg[key]
+        assert told == shipped[key]
     assert cfg["trainer"]["max_time"] == "00:00:10:00"
     text = (tmp_path / "polyps.yaml").read_text()
     assert "# run: segkit train experiment=polyps.yaml data.root=PATH" in text
@@ -165,6 +186,40 @@ def test_numbered_objects_are_seen(tmp_path: Path, labels: dict[int, str] | None
     # numbers of objects are no classes
     assert found.value("data.slices.samples.label_options")["threshold"] == 0.5
     assert found.value("data.instances") is None
+
+
+def test_many_numbered_objects_are_marked_at_once(tmp_path: Path, steps: list[Question]) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+    for number in range(5):
+        ids = np.kron(np.arange(1, 26).reshape(5, 5), ball((12, 12), 4)).astype(np.uint8)
+        Image.fromarray(ids * 9 + number).save(tmp_path / "train" / "images" / f"{number}.png")
+        Image.fromarray(ids + np.uint8(number) * (ids > 0)).save(
+            tmp_path / f"train/labels/{number}.png"
+        )
+    found = plan(tmp_path, PlanRequest(prompt="mixed", source=SourceSpec(labels={1: "cell"})))
+    assert found.value("data.instances") is True
+    assert found.value("prompt.interaction.max_objects") == steps[-1].objects == 8
+
+
+@pytest.mark.parametrize(("brightest", "kind"), [(4095, "percentile"), (60000, None)])
+def test_pictures_in_a_small_part_of_their_range_are_stretched(
+    tmp_path: Path, brightest: int, kind: str | None
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+    for number in range(5):
+        mask = ball((64, 64), 20)
+        pixels = mask.astype(np.uint16) * (brightest - number)
+        Image.fromarray(pixels).save(tmp_path / "train" / "images" / f"{number}.png")
+        Image.fromarray(mask * 255).save(tmp_path / "train" / "masks" / f"{number}.png")
+    found = plan(tmp_path, PlanRequest(source=SourceSpec(labels={1: "spot"})))
+    used = found.fingerprint.intensity.range_used
+    assert used.median == pytest.approx(brightest / 65535, abs=1e-3)
+    assert found.value("data.intensity.kind") == kind
+    if kind is not None:
+        reasons = {one.key: one.reason for one in found.decisions}
+        assert "no more than 6% of the range of uint16" in reasons["data.intensity.kind"]
 
 
 @pytest.mark.parametrize(
