@@ -117,7 +117,7 @@ class KeyReport:
 
 def file_sha256(path: str | Path) -> str:
     """Hash a file."""
-    with closing(_open(Path(path))) as file:
+    with closing(open_regular(Path(path))) as file:
         return _hash(file)
 
 
@@ -135,7 +135,7 @@ def read_weights(
     """
     path = Path(path)
     metadata: dict[str, str] = {}
-    with closing(_open(path)) as file:
+    with closing(open_regular(path)) as file:
         found = _hash(file)
         _check_hash(path, found, sha256 or _sidecar(path))
         if _is_torch(file, path):
@@ -160,7 +160,7 @@ def read_content(path: str | Path) -> tuple[object, str]:
         CheckpointError: As `read_weights`, but for values that are not finite.
     """
     path = Path(path)
-    with closing(_open(path)) as file:
+    with closing(open_regular(path)) as file:
         found = _hash(file)
         _check_hash(path, found, _sidecar(path))
         return read_torch(file, path), found
@@ -215,7 +215,12 @@ def path_inside(folder: str | Path, name: str) -> Path:
     return path
 
 
-def _open(path: Path) -> BufferedReader:
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading in which something can be.
+
+    Raises:
+        CheckpointError: There is none, it is no regular file, or it is empty.
+    """
     if not path.exists():
         raise CheckpointError("no such file", fix="check the name", path=path, code="not_found")
     mode = path.stat().st_mode
