@@ -10,6 +10,7 @@ from torch import nn
 from typing_extensions import override
 
 from segkit.backbones.base import Backbone, Stem
+from segkit.backbones.onnx_file import EncoderRecord
 from segkit.backbones.onnx_graph import INPUT, Precision
 from segkit.errors import CheckpointError, InputError, MissingExtraError
 from segkit.typing import BackboneSpec, Features, Grid, Image
@@ -31,11 +32,11 @@ class OnnxBackbone(Backbone):
         CheckpointError: ONNX Runtime cannot read the graph.
     """
 
-    def __init__(self, graph: bytes, like: Backbone, side: int) -> None:
+    def __init__(self, graph: bytes, like: Backbone, record: EncoderRecord) -> None:
         nn.Module.__init__(self)
         self.spec, self.sha256, self.trainable = like.spec, like.sha256, False
         self.encoder, self.adapter = nn.Identity(), like.adapter
-        self.side = side
+        self.record, self.side = record, record.side
         self.session = _session(graph)
         self.eval()
 

@@ -13,8 +13,8 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Literal, get_args
 
 import torch
@@ -99,12 +99,11 @@ def _plain(backbone: Backbone) -> Backbone:
 
 
 def _export(backbone: Backbone, side: int, path: Path) -> None:
-    _import("onnx"), _import("onnxscript")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _import(name)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     module = _Levels(backbone, side).eval()
-    # the exporter talks to the terminal, and warns of its own parts
-    with torch.no_grad(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             module, (image,), dynamo=True, opset_version=_OPSET, input_names=[INPUT], verbose=False
         )
@@ -114,8 +113,6 @@ def _export(backbone: Backbone, side: int, path: Path) -> None:
 
 
 def _quantised(path: Path) -> Path:
-    _import("onnx")
-    _import("onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out = path.with_name("quantised.onnx")
@@ -132,19 +129,22 @@ def _quantised(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the advice of the quantiser, which suits graphs of other makers, from the root log."""
+    """Keep to themselves what exporter and quantiser print, log and warn of their own parts."""
     root = logging.getLogger()
     before = root.level
     root.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally:
         root.setLevel(before)
 
 
-def _import(name: str) -> ModuleType:
+def _import(name: str) -> None:
     try:
-        return __import__(name)
+        with _quiet():
+            import_module(name)
     except ImportError as error:
         raise MissingExtraError(name, "int8") from error
 

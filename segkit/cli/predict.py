@@ -14,7 +14,7 @@ from segkit.data.options import read_options_from
 from segkit.data.volume import Picture, Volume
 from segkit.data.writers import save
 from segkit.errors import InputError
-from segkit.predictors.base import Predictor
+from segkit.predictors.base import Predictor, encoder_report
 from segkit.predictors.cohort import CohortReport, find_inputs, output_path
 from segkit.predictors.ensemble import Ensemble
 from segkit.predictors.pipeline import Job, Steps, Write
@@ -24,6 +24,10 @@ def run(args: argparse.Namespace) -> int:
     """Predict every input; exit code 1 if one failed."""
     args.model = args.models[0]
     predict_text.check(args)
+    if args.encoder is not None and len(args.models) > 1:
+        raise InputError(
+            f"--encoder belongs to one model, got {len(args.models)}", fix="run them one by one"
+        )
     if len(args.models) > 1 and not args.ensemble:
         return predict_many.run(args)
     if predict_video.is_sequence(args):
@@ -56,9 +60,10 @@ def _answer(args: argparse.Namespace) -> "_Work | _Together":
         return _Together(
             args, Ensemble.from_pretrained(args.models, checkpoint=args.checkpoint, device=device)
         )
-    return _Work(
-        args, Predictor.from_pretrained(args.model, checkpoint=args.checkpoint, device=device)
+    predictor = Predictor.from_pretrained(
+        args.model, checkpoint=args.checkpoint, device=device, encoder=args.encoder
     )
+    return _Work(args, predictor)
 
 
 class _Work:
@@ -71,7 +76,7 @@ class _Work:
         self.label: str | None = args.label
         self.mirror, self.overlap = args.mirror, args.overlap
         self.uncertainty: Path | None = args.uncertainty
-        self.settings = self.words.report()
+        self.settings = {**self.words.report(), **encoder_report(predictor.segmenter)}
 
     def __call__(self, source: Volume | Picture, job: Job) -> Write:
         (output,) = job.outputs

@@ -22,6 +22,7 @@ from segkit.data.readers import load
 from segkit.data.video_file import is_video
 from segkit.data.volume import Picture
 from segkit.errors import InputError, SegkitError
+from segkit.predictors.base import encoder_report
 from segkit.predictors.cohort import case_name
 from segkit.predictors.video import VideoPredictor
 from segkit.predictors.video_labels import is_volume_file
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     boxes = [parse_prompt("--box", text, 4) for text in args.box]
     outputs = _outputs(args)
     predictor = VideoPredictor.from_pretrained(
-        args.model, checkpoint=args.checkpoint, device=args.device
+        args.model, checkpoint=args.checkpoint, device=args.device, encoder=args.encoder
     )
     about = _about(args, predictor)
     reports: list[dict[str, Any]] = []
@@ -141,6 +142,7 @@ def _about(args: argparse.Namespace, predictor: VideoPredictor) -> dict[str, Any
         "segkit_version": VERSION,
         "torch_version": torch.__version__,
         "python_version": platform.python_version(),
+        **encoder_report(predictor.tracker.segmenter),
     }
 
 

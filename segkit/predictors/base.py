@@ -64,17 +64,24 @@ class Predictor:
         *,
         checkpoint: str | Path | None = None,
         device: Device = "auto",
+        encoder: str | Path | None = None,
     ) -> Self:
         """Load a run folder, an `adapter.safetensors` or a model known by name, e.g. "nano".
 
         `checkpoint` is the weight file of a backbone that does not ship with the package.
+        `encoder`, on a CPU, is an exported encoder to use instead of the model's own: "int8",
+        "float32" or a file (`segkit.predictors.exported`).
 
         Raises:
             CheckpointError: The file is damaged, or made for another backbone.
+            InputError: The exported encoder does not agree with the model's own.
         """
-        segmenter, info = load_model(model, checkpoint=checkpoint)
+        loaded, described = load_model(model, checkpoint=checkpoint)
         # a bare model has seen no data set: how to read an image depends on the image
-        return cls(segmenter, None if str(model) in BUILDERS else info, device=device)
+        info = None if str(model) in BUILDERS else described
+        if encoder is not None:
+            device = use_exported(loaded, info, encoder, device)
+        return cls(loaded, info, device=device)
 
     @property
     def sha256(self) -> str:
@@ -234,3 +241,28 @@ def choose_device(device: Device) -> torch.device:
             f"device {device!r} is not available", fix="allowed: 'auto', 'cpu', 'cuda', 'mps'"
         ) from error
     return torch.device(device)
+
+
+def use_exported(
+    segmenter: Segmenter, info: ModelInfo | None, encoder: str | Path, device: Device
+) -> Device:
+    """Replace the encoder of a model by an exported one and return the device it runs on.
+
+    Raises:
+        InputError: Another device than the CPU was asked for.
+    """
+    if device not in ("auto", "cpu"):
+        raise InputError(
+            f"an exported encoder runs on the CPU, got device {device!r}",
+            fix="leave encoder out on a GPU",
+        )
+    from segkit.predictors.exported import use_encoder  # its packages are slow to import
+
+    use_encoder(segmenter, info, encoder)
+    return "cpu"
+
+
+def encoder_report(segmenter: Segmenter) -> dict[str, object]:
+    """What a report says of an exported encoder; nothing of a model's own."""
+    record = getattr(segmenter.backbone, "record", None)
+    return {} if record is None else {"encoder": record.to_dict()}

@@ -17,7 +17,7 @@ from segkit.models.build_sam2 import SAM2_BUILDERS
 from segkit.models.files import load_model
 from segkit.models.info import ModelInfo
 from segkit.models.tracker import Tracker
-from segkit.predictors.base import Device, choose_device
+from segkit.predictors.base import Device, choose_device, use_exported
 from segkit.predictors.marks import Numbers
 from segkit.predictors.video_session import VideoSession
 
@@ -57,17 +57,22 @@ class VideoPredictor:
         *,
         checkpoint: str | Path | None = None,
         device: Device = "auto",
+        encoder: str | Path | None = None,
     ) -> Self:
         """Load a model known by name ("nano2", "sam2_tiny"), a run folder or an adapter file.
 
-        `checkpoint` is the weight file of a SAM 2 that does not ship with the package.
+        `checkpoint` is the weight file of a SAM 2 that does not ship with the package. `encoder`,
+        on a CPU, is an exported one to use instead of the model's own: "int8", "float32", a file.
 
         Raises:
             CheckpointError: The file is damaged, or made for another backbone.
-            InputError: The model has no memory.
+            InputError: The model has no memory, or the exported encoder does not agree with it.
         """
         if (builder := SAM2_BUILDERS.get(str(model))) is not None:
-            return cls(builder.tracker(checkpoint=checkpoint), device=device)
+            tracker = builder.tracker(checkpoint=checkpoint)
+            if encoder is not None:
+                device = use_exported(tracker.segmenter, None, encoder, device)
+            return cls(tracker, device=device)
         segmenter, info = load_model(model, checkpoint=checkpoint)
         family = SAM2_BUILDERS.get(info.recipe.backbone.name)
         if family is None or segmenter.is_automatic:
@@ -77,6 +82,8 @@ class VideoPredictor:
                 fix=f"use an interactive model on one of: {', '.join(SAM2_BUILDERS)}",
                 code="no_tracker",
             )
+        if encoder is not None:
+            device = use_exported(segmenter, info, encoder, device)
         return cls(Tracker(segmenter, family.load_memory(checkpoint)), info, device=device)
 
     def open(

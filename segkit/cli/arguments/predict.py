@@ -63,6 +63,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--checkpoint", help="weight file of a backbone that does not ship here")
     parser.add_argument("--format", choices=FORMATS, help="file type in an output folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps")
+    parser.add_argument(
+        "--encoder",
+        metavar="int8|float32|FILE",
+        help="on a CPU: encode with an exported encoder (segkit[int8]; see `segkit convert --to`)",
+    )
     parser.add_argument("--json", action="store_true", help="print the run report as JSON")
     _add_cohort_arguments(parser)
     _add_prompt_arguments(parser)
