@@ -74,5 +74,11 @@ def with_dense(
     if is_recorded or torch.is_autocast_enabled(maps.device.type):
         return maps + dense
     # channel-last, as decoders read it
-    out = torch.empty_like(maps, memory_format=torch.channels_last)
-    return torch.add(maps, dense, out=out)
+    if maps.device.type != "cpu":
+        out = torch.empty_like(maps, memory_format=torch.channels_last)
+        return torch.add(maps, dense, out=out)
+    count, channels, rows, cols = maps.shape
+    cells = maps.new_empty(count, rows * cols, channels)
+    for summed, place in zip(maps + dense, cells, strict=True):
+        place.copy_(summed.flatten(1).T)  # of matrices alone torch is fast at turning axes
+    return cells.transpose(1, 2).unflatten(2, (rows, cols))

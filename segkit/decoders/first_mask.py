@@ -42,5 +42,4 @@ class FirstMaskDecoder(Decoder):
         *,
         multimask: bool = False,
     ) -> MaskPrediction:
-        every = self.masks.every_mask(features, prompts, image_index)
-        return MaskPrediction(every.logits[:, :1], every.iou[:, :1])
+        return self.masks(features, prompts, image_index)

@@ -8,6 +8,7 @@ import torch
 from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor
 
+from segkit.decoders.base import with_dense
 from segkit.decoders.two_way import ImageSide, image_side
 from segkit.typing import Maps, PromptTokens
 
@@ -30,10 +31,10 @@ class ImageMemo:
         self._side: ImageSide | None = None
 
     def __call__(
-        self, maps: Maps, image: Maps, prompts: PromptTokens, transformer: TwoWayTransformer
+        self, maps: Maps, prompts: PromptTokens, transformer: TwoWayTransformer
     ) -> ImageSide | None:
-        """Side of `image`, the features `maps` with the dense prompt, where it is worth keeping."""
-        if not _is_worth(image, prompts.dense):
+        """Side of the image `maps` with the dense prompt, where it is worth keeping."""
+        if not _is_worth(maps, prompts.dense):
             return None
         layer = transformer.layers[0]
         parts = (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)
@@ -45,6 +46,7 @@ class ImageMemo:
                 self._image, self._stamp, self._side = ref(maps, self._forget), stamp, None
                 return None
             if self._side is None:
+                image = with_dense(maps, prompts.dense, None)
                 self._side = image_side(transformer, image, prompts.positions)
             return self._side
 
@@ -59,11 +61,12 @@ class ImageMemo:
             self._side = None
 
 
-def _is_worth(image: Maps, dense: Maps) -> bool:
+def _is_worth(maps: Maps, dense: Maps) -> bool:
     """Whether this is prediction on a CPU of one image without mask prompts."""
     is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    is_plain = not (is_recorded or image.is_cuda or torch.is_autocast_enabled("cpu"))
-    return is_plain and len(image) == 1 and dense.stride()[2:] == (0, 0)
+    is_plain = not (is_recorded or maps.is_cuda or torch.is_autocast_enabled("cpu"))
+    is_shared = len(maps) == 1 and (len(dense) == 1 or dense.stride(0) == 0)
+    return is_plain and is_shared and dense.stride()[2:] == (0, 0)
 
 
 def _stamp(tensor: Tensor) -> tuple[int, int]:

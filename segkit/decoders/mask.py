@@ -55,11 +55,10 @@ class MaskDecoder(Decoder):
         *,
         multimask: bool = False,
     ) -> MaskPrediction:
-        every = self.every_mask(features, prompts, image_index)
         if multimask and prompts.drawn is not None:
-            return _best_three(every)
+            return _best_three(self.every_mask(features, prompts, image_index))
         chosen = slice(1, None) if multimask else slice(0, 1)
-        return MaskPrediction(every.logits[:, chosen], every.iou[:, chosen])
+        return self._masks(features, prompts, image_index, chosen)
 
     def every_mask(
         self,
@@ -68,6 +67,16 @@ class MaskDecoder(Decoder):
         image_index: Int[Tensor, " objects"] | None = None,
     ) -> MaskPrediction:
         """Return mask 0, meant for clear prompts, and the alternatives 1 to 3."""
+        return self._masks(features, prompts, image_index, slice(None))
+
+    def _masks(
+        self,
+        features: Features,
+        prompts: PromptTokens,
+        image_index: Int[Tensor, " objects"] | None,
+        chosen: slice,
+    ) -> MaskPrediction:
+        """Draw the masks `chosen` of the four."""
         objects = len(prompts.sparse)
         output = torch.cat([self.module.iou_token.weight, self.module.mask_tokens.weight])
         tokens = torch.cat([output.expand(objects, -1, -1), prompts.sparse], dim=1)
@@ -78,17 +87,20 @@ class MaskDecoder(Decoder):
             tokens, cells = self.module.transformer(image, prompts.positions, tokens)
             cells = cells.transpose(1, 2).view_as(image)
             pixels = self.module.output_upscaling(cells)
+            # all four in one product, whose rounding may depend on their number
             logits = (self._weights(tokens) @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
+            logits = logits[:, chosen]
         else:
             maps, transformer = features.levels[-1], self.module.transformer
-            image = with_dense(maps, prompts.dense, image_index)
-            side = self._memo(maps, image, prompts, transformer)
-            tokens, cells = two_way(transformer, image, prompts.positions, tokens, side)
-            size = (image.shape[2], image.shape[3])
-            logits = draw(self.module.output_upscaling, cells, self._weights(tokens), size)
+            known = None if image_index is not None else self._memo(maps, prompts, transformer)
+            seen = known or with_dense(maps, prompts.dense, image_index)
+            tokens, cells = two_way(transformer, seen, prompts.positions, tokens)
+            size = (maps.shape[2], maps.shape[3])
+            weights = self._weights(tokens)[:, chosen]
+            logits = draw(self.module.output_upscaling, cells, weights, size)
         if prompts.drawn is not None:
             logits = logits + prompts.drawn
-        return MaskPrediction(logits, self.module.iou_prediction_head(tokens[:, 0]))
+        return MaskPrediction(logits, self.module.iou_prediction_head(tokens[:, 0])[:, chosen])
 
     def _weights(
         self, tokens: Float[Tensor, "objects tokens dim"]

@@ -5,6 +5,7 @@ attention, no copies into heads, position codes added once per layer, transposed
 matrix products on channel-last maps, and only finished masks are put in pixel order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,23 +53,23 @@ def image_side(
 
 def two_way(
     transformer: "TwoWayTransformer",
-    image: Float[Tensor, "images dim rows cols"],
+    image: Float[Tensor, "images dim rows cols"] | ImageSide,
     positions: Float[Tensor, "1 dim rows cols"],
     tokens: Float[Tensor, "objects tokens dim"],
-    side: ImageSide | None = None,
 ) -> tuple[Float[Tensor, "objects tokens dim"], Float[Tensor, "objects cells dim"]]:
     """Return the tokens and the cells of the image after both have looked at each other.
 
-    `image` is one per object, or a single one that they share; `side` is what is known of it.
+    `image` is one per object, or a single one that they share, or what is known of that one.
     """
     codes = positions.flatten(2).transpose(1, 2)
     spare: Cells | None = None
-    if side is None:
+    side: ImageSide | None = None
+    if isinstance(image, ImageSide):
+        side, cells, placed = image, image.cells, image.placed
+    else:
         # a copy, or memory that `with_dense` has just written: ours to change
         cells = image.flatten(2).transpose(1, 2).contiguous()
         spare = placed = cells + codes
-    else:
-        cells, placed = side.cells, side.placed
     queries = tokens
     for layer in transformer.layers:
         if layer.skip_first_layer_pe:
@@ -102,11 +103,12 @@ def draw(
     (SAM 2); those of a single image serve all objects.
     """
     rows, cols = size
+    steps = _steps(upscaling)
     if cells.device.type == "cpu" and not torch.is_grad_enabled():
         # a stretch at a time: what lies between cells and logits stays in the cache of a core
         stretches = [
             _logits(
-                upscaling,
+                steps,
                 cells[:, start : start + _STRETCH],
                 weights,
                 None if finer is None else _stretch(finer, start),
@@ -115,21 +117,32 @@ def draw(
         ]
         logits = torch.cat(stretches, dim=1)
     else:
-        logits = _logits(upscaling, cells, weights, finer)
+        logits = _logits(steps, cells, weights, finer)
     objects, _, masks = logits.shape
     # cells, then the 2 x 2 pixels of the first and of the second step
     logits = logits.view(objects, rows, cols, 2, 2, 2, 2, masks)
     return logits.permute(0, 7, 1, 3, 5, 2, 4, 6).reshape(objects, masks, 4 * rows, 4 * cols)
 
 
+def _steps(upscaling: nn.Sequential) -> list[Any]:
+    """Layers of an upscaling, its transposed convolutions as (kernel, bias) of a projection."""
+    first, norm, act, second, last_act = upscaling
+    return [_four_cells(first), norm, act, _four_cells(second), last_act]
+
+
+def _four_cells(layer: Any) -> tuple[Tensor, Tensor]:
+    """Transposed convolution of kernel and stride 2 as a projection: each cell becomes four."""
+    kernel = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [2*2*channels dim]
+    return kernel, layer.bias.repeat(4)
+
+
 def _logits(
-    upscaling: nn.Sequential,
+    steps: Sequence[Any],
     cells: Float[Tensor, "objects cells dim"],
     weights: Float[Tensor, "objects masks channels"],
     finer: tuple[Rows, Rows] | None,
 ) -> Float[Tensor, "objects pixels masks"]:
-    layers: list[Any] = list(upscaling)
-    first, norm, act, second, last_act = layers
+    first, norm, act, second, last_act = steps
     x = _times_four(first, cells)
     if finer is not None:
         x = x + finer[0]
@@ -154,12 +167,10 @@ def in_cells(maps: Maps, steps: int) -> Rows:
     return x.permute(order).reshape(n, height * width, channels)
 
 
-def _times_four(layer: nn.ConvTranspose2d, x: Rows) -> Float[Tensor, "objects finer channels"]:
-    """Apply a transposed convolution of kernel and stride 2: each cell becomes four."""
-    kernel = layer.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [2*2*channels dim]
-    bias: Any = layer.bias
-    x = F.linear(x, kernel, bias.repeat(4))
-    return x.unflatten(2, (4, -1)).flatten(1, 2)
+def _times_four(
+    projection: tuple[Tensor, Tensor], x: Rows
+) -> Float[Tensor, "objects finer channels"]:
+    return F.linear(x, *projection).unflatten(2, (4, -1)).flatten(1, 2)
 
 
 def _look(

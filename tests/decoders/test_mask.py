@@ -68,6 +68,22 @@ def test_masks_start_from_what_was_drawn(modules: SamModules, attention: str) ->
         assert torch.equal(offered.logits[row], found.logits[row, order[row]])
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_masks_drawn_alone_equal_those_among_all_four(modules: SamModules, attention: str) -> None:
+    image, prompts = features(1), tokens(modules, 3)
+    decoder = MaskDecoder(modules.mask_decoder, attention=attention)
+    with torch.no_grad():
+        every = decoder.every_mask(image, prompts)
+    for multimask, chosen in ((False, slice(0, 1)), (True, slice(1, 4))):
+        modules.zero_grad()
+        found = decoder(image, prompts, multimask=multimask)
+        torch.testing.assert_close(found.logits, every.logits[:, chosen], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.iou, every.iou[:, chosen])
+        # distributed training expects a gradient for every parameter
+        (found.logits.sum() + found.iou.sum()).backward()
+        assert all(one.grad is not None for one in modules.mask_decoder.parameters())
+
+
 @torch.no_grad()
 def test_objects_of_several_images_equal_one_image_at_a_time(modules: SamModules) -> None:
     images, prompts = features(3), tokens(modules, 4)
