@@ -47,9 +47,11 @@ def pair() -> tuple[object, ImagePredictor, Segmenter, Features]:
     return official, predictor, segmenter, features
 
 
-def clicks(rounds: int) -> list[Row]:
+@torch.inference_mode()
+def clicks(
+    official: object, ours: ImagePredictor, segmenter: Segmenter, features: Features, rounds: int
+) -> list[Row]:
     """A first click with full-size masks, and a second one of which the preview is shown."""
-    official, ours, segmenter, features = pair()
     return [
         _first(official, ours, rounds),
         _preview(official, segmenter, features, rounds, with_mask=False),
@@ -131,10 +133,9 @@ def _row(
     )  # fmt: skip
 
 
-@torch.inference_mode()
 def main() -> None:
     """Measure and write `results/click.*`."""
-    rows = clicks(rounds=7)
+    rows = clicks(*pair(), rounds=9)
     notes = "Least processor time of interleaved runs."
     print(
         table.write(

@@ -18,7 +18,8 @@ class WrongResultError(AssertionError):
 class Row:
     """One comparison; `ratio` is segkit / peer, lower is better, and None without a peer.
 
-    `error` is the relative error against the reference, `raw` the single samples.
+    `target` is the largest ratio allowed; `limit`, in its place, the largest figure of segkit, in
+    `unit`. `error` is the relative error against the reference, `raw` the single samples.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Row:
     error: float | None = None
     note: str = ""
     raw: dict[str, Sequence[float]] = field(default_factory=dict)
+    limit: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -40,6 +42,8 @@ class Row:
     @property
     def is_met(self) -> bool | None:
         """Whether the target is reached; None if there is nothing to compare with."""
+        if self.limit is not None:
+            return self.segkit <= self.limit
         if self.ratio is None or self.target is None:
             return None
         return self.ratio <= self.target
@@ -47,7 +51,9 @@ class Row:
     def cells(self) -> dict[str, object]:
         """Columns of the table."""
         met = {True: "yes", False: "no", None: ""}[self.is_met]
-        target = "" if self.target is None else f"<= {self.target:g}"
+        target = "" if self.target is None else f"<= {self.target:.3g}"
+        if self.limit is not None:
+            target = f"<= {self.limit:g} {self.unit}"
         return {
             "row": self.id,
             "case": self.case,
