@@ -1,4 +1,4 @@
-"""Whole models on a CUDA device: encoders (EN), clicks (CK), video (VD) and training (TR).
+"""Whole models on a CUDA device: encoders (EN), clicks (CK), video (VD, VL), training (TR).
 
 Run on a CUDA device: python -m benchmarks.bench_gpu [--only EN]
 Random weights, which no time depends on (but nano for EN8); ours in bf16. Every contender is
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks import gpu_clicks, gpu_encoders, gpu_train, gpu_video, table
+from benchmarks import gpu_clicks, gpu_encoders, gpu_train, gpu_video, gpu_volume, table
 from benchmarks.gpu import Row, absent_rows
 from benchmarks.gpu_race import Bench
 
 COMMAND = "python -m benchmarks.bench_gpu"
-PAGES = {"EN": gpu_encoders, "CK": gpu_clicks, "VD": gpu_video, "TR": gpu_train}
+PAGES = {"EN": gpu_encoders, "CK": gpu_clicks, "VD": gpu_video, "VL": gpu_volume, "TR": gpu_train}
 ROWS = (
     ("EN1", "ViT-H, batch 8 @1024", ">= 70 img/s"),
     ("EN2", "ViT-B, batch 8 @1024", ">= 420 img/s"),
@@ -35,6 +35,8 @@ ROWS = (
     ("VD1", "video, 1 object, B+", ">= 250 FPS, >= 2x official"),
     ("VD2", "video, 4 objects", ">= 2.5x official"),
     ("VD3", "video, 10 objects", ">= 4x official"),
+    ("VL1", "512x512x200 CT as video, T and B+", ">= 5x official"),
+    ("VL2", "same, peak device memory", "<= 0.35x official"),
     ("TR1", "3DSAM 128^3 step, samples/s", ">= 6x authors"),
     ("TR2", "same, peak memory", "<= 0.2x"),
     ("TR3", "DD-SAM2 512, 8-frame clip, samples/s", ">= 3x authors"),
@@ -85,7 +87,7 @@ def main() -> None:
         for row, what, target, command in ELSEWHERE
     ]  # fmt: skip
     notes = "EN6 is the column peer / segkit of the rows `official float32`, EN7 that of `fast`."
-    title = "Encoders, clicks, video, training on a GPU"
+    title = "Encoders, clicks, video, volumes, training on a GPU"
     print(table.write("gpu", title, found, notes=notes).read_text())
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that only a CUDA device can tell, in about thirteen minutes: the kernels' tests first,
+# Everything that only a CUDA device can tell, in about fourteen minutes: the kernels' tests first,
 # then the tables. Needs torch, triton, pytest and hypothesis; nothing else of segkit's packages.
 # Results stand in benchmarks/results/; the tests' report in benchmarks/results/gpu_tests.txt.
 set -uo pipefail
@@ -15,8 +15,8 @@ timeout 300 python -m pytest tests/kernels/test_kernel_*.py -o addopts= -o filte
 tests=${PIPESTATUS[0]}
 timeout 330 python -m benchmarks.bench_kernels --rounds 10
 tables=$?
-# encoders need the whole package
+# whole models need the whole package
 if python -c 'import segkit.backbones.sam' 2>/dev/null; then
-    timeout 150 python -m benchmarks.bench_gpu --rounds 10
+    timeout 220 python -m benchmarks.bench_gpu --rounds 10
 fi
 [ "$tests" -eq 0 ] && [ "$tables" -eq 0 ]

@@ -60,7 +60,7 @@ class Race:
     """One row: calls by contender, `segkit` among them; each takes the number of the turn.
 
     `want` is the result of turn 0. `count` items are made per call, `unit` is their rate. `absent`
-    says of peers why they are not here.
+    says of peers why they are not here. `warm` turns come before those that are timed.
     """
 
     row: str
@@ -72,6 +72,7 @@ class Race:
     unit: str = "img/s"
     limit: float | None = None
     absent: Mapping[str, str] = field(default_factory=dict)
+    warm: int = 3
 
 
 def difference(got: Tensor, want: Tensor) -> float:
@@ -99,11 +100,11 @@ def run(race: Race, bench: Bench) -> list[Row]:
         else:
             right[name] = off
     samples: dict[str, list[float]] = {name: [] for name in right}
-    for turn in range(bench.rounds + 3):
+    for turn in range(bench.rounds + race.warm):
         for name in right:
             call = race.calls[name]
             took = clocked(lambda c=call, t=turn: c(t), bench.device)
-            if turn >= 3:  # warm
+            if turn >= race.warm:
                 samples[name].append(took)
     ours = statistics.median(samples["segkit"]) if "segkit" in right else None
     return [

@@ -20,6 +20,7 @@ from benchmarks.gpu_encoders import SAM2
 from benchmarks.gpu_race import Bench, Call, Race, run
 from segkit.memory import MemoryBank
 from segkit.models import build
+from segkit.models.build_sam2 import SAM2_BUILDERS
 from segkit.models.tracker import ObjectPrompt, Tracker
 
 OBJECTS = {"VD1": (1, ">= 250 frames/s, >= 2x official"), "VD2": (4, ">= 2.5x official"),
@@ -32,7 +33,7 @@ WARM = 8
 def video(bench: Bench, row: str) -> Iterator[Row]:
     """One frame after the memory is full: encode, attend, decode, remember."""
     objects, target = OBJECTS[row]
-    tracker, official = _pair(bench)
+    tracker, official = pair(bench, "sam2_base_plus")
     side = tracker.segmenter.spec.image_size
     frames = _frames(bench, side)
     places = [((0.2 + 0.06 * n) * side, 0.5 * side) for n in range(objects)]
@@ -84,10 +85,10 @@ def _next(
     return call
 
 
-def _pair(bench: Bench) -> tuple[Tracker, Any]:
+def pair(bench: Bench, name: str) -> tuple[Tracker, Any]:
     """Our tracker, and the official predictor with the same weights where its package is."""
     if bench.is_dry or importlib.util.find_spec("sam2") is None:
-        builder = build.sam2_test if bench.is_dry else build.sam2_base_plus
+        builder = build.sam2_test if bench.is_dry else SAM2_BUILDERS[name]
         tracker = builder.tracker(checkpoint=None if bench.is_dry else "random")
         return tracker.eval().to(bench.device), None
     from sam2.build_sam import build_sam2_video_predictor
@@ -95,13 +96,11 @@ def _pair(bench: Bench) -> tuple[Tracker, Any]:
     from tools.parity.sam2_video import prepared
 
     torch.manual_seed(0)
-    official = prepared(
-        build_sam2_video_predictor(SAM2["sam2_base_plus"], None, device=str(bench.device))
-    )
+    official = prepared(build_sam2_video_predictor(SAM2[name], None, device=str(bench.device)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sam2.pt"
         torch.save({"model": official.state_dict()}, path)
-        tracker = build.sam2_base_plus.tracker(checkpoint=path).eval()
+        tracker = SAM2_BUILDERS[name].tracker(checkpoint=path).eval()
     return tracker.to(bench.device), official
 
 
