@@ -30,10 +30,11 @@ GPU = {
     "EN1-EN8": ("encoders", "python -m benchmarks.bench_gpu --only EN"),
     "CK1-CK4": ("clicks", "python -m benchmarks.bench_gpu --only CK"),
     "VD1-VD3": ("video", "python -m benchmarks.bench_gpu --only VD"),
+    "VL1-VL2": ("volumes as video", "python -m benchmarks.bench_gpu --only VL"),
     "TR1-TR4": ("training", "python -m benchmarks.bench_gpu --only TR"),
     "all of them, after the tests of the kernels": ("", "bash benchmarks/gpu.sh"),
 }
-"""Rows that need a CUDA device, and what measures them there. VL1 and VL2 have no runner."""
+"""Rows that need a CUDA device, and what measures them there."""
 
 
 def book() -> Iterator[dict[str, object]]:
@@ -49,7 +50,6 @@ def book() -> Iterator[dict[str, object]]:
         yield {"row": identifier, "case": "video and volumes as video", "from": "video.md"}
     for identifier, (case, command) in GPU.items():
         yield not_run(identifier, case, command)
-    yield {"row": "VL1, VL2", "case": "volumes as video", "met": "not run", "note": "no runner yet"}
 
 
 def main() -> None:
