@@ -5,14 +5,15 @@ Run: python -m tools.plan_study --data Task04_Hippocampus [--minutes 4] [--limit
 Three commands without editing a file (plan, train, eval) beside the experiments that ship: the
 hand-written one and, for the hippocampus, STU-Net-S and MONAI's U-Net. A training ends after so
 many minutes of CPU time of its one thread: on an idle machine that is wall time, on a busy one what
-others take does not count. Results: benchmarks/results/plan_study.{json,csv,md}, for other sets
-with their name, as plan_study_kvasir_polyp.md; `--table` writes them again from the runs.
+others take does not count. A step costs more CPU time too beside other work, since processors
+share caches; so all trainings run side by side and meet the same load. Results:
+benchmarks/results/plan_study.{json,csv,md}, for other sets with their name, as
+plan_study_kvasir_polyp.md; `--table` writes them again from the runs.
 """
 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ RIVALS = {
     "hc18_fetal_head": {"hand_written": "fetal_head"},
     "dsb2018_nuclei": {"hand_written": "nuclei"},
     "chase_db1_vessels": {"hand_written": "vessels"},
+    "sunnybrook_cine_lv": {"hand_written": "cine_click"},
 }
 """Rows beside the planned one, and the experiments that ship for them, by data set."""
 NAMES = {
@@ -40,6 +42,7 @@ NAMES = {
     "hc18_fetal_head": "fetal head",
     "dsb2018_nuclei": "nucleus",
     "chase_db1_vessels": "vessel",
+    "sunnybrook_cine_lv": "left ventricle",
 }
 """Class of the sets that have no list of names: what a person would say to `segkit plan`."""
 OFTEN = {HIPPOCAMPUS: ["trainer.val_check_interval=0.4"]}
@@ -66,7 +69,7 @@ def main() -> None:
 
 
 def study(args: argparse.Namespace) -> None:
-    """Run all commands one after the other; keep what each cost."""
+    """Run plan, trainings and evaluation; keep what each cost."""
     experiment = args.runs / "planned.yaml"
     told = ["--labels", NAMES[args.data.name]] if args.data.name in NAMES else []
     plan = ["plan", args.data, "-o", experiment, "--minutes", args.minutes, *told]
@@ -78,10 +81,11 @@ def study(args: argparse.Namespace) -> None:
     timer = f"{{_target_: segkit.lightning.CpuTimer, minutes: {args.minutes}}}"
     limit = ["trainer.max_time=null", f"+callbacks.timer={timer}"]
     for row, words in commands.items():
-        # prepared cases of its own: the first to train must not prepare them for the others
+        # prepared cases of its own: none must prepare them for the others
         cache = f"data.cache_dir={args.runs / 'cache' / row}"
         folder = [f"data.root={args.data}", f"run={args.runs / row}", cache]
-        costs[row] = run(["train", *words, *folder, *limit])
+        commands[row] = ["train", *words, *folder, *limit]
+    costs |= run_together(commands)
     against = ",".join(f"{row}:{args.runs / row}" for row in rivals)
     words = ["eval", f"run={args.runs / 'planned'}", f"against={{{against}}}"]
     words += [f"data.root={args.data}", f"settings.limit={args.limit or 'null'}"]
@@ -92,23 +96,29 @@ def study(args: argparse.Namespace) -> None:
 
 def run(words: list[Any]) -> dict[str, float]:
     """Run a command of segkit with one thread; returns its wall and CPU minutes."""
-    print("segkit", *words, flush=True)
-    start, before = time.perf_counter(), children_cpu()
-    done = subprocess.run(
-        [sys.executable, "-m", "segkit.cli.main", *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"failed: {done.args}")
-    wall = time.perf_counter() - start
-    return {"wall": wall / 60, "cpu": (children_cpu() - before) / 60}
+    return run_together({"": words})[""]
 
 
-def children_cpu() -> float:
-    """CPU seconds of the commands so far."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def run_together(commands: Mapping[str, list[Any]]) -> dict[str, dict[str, float]]:
+    """Run commands of segkit side by side, one thread each; wall and CPU minutes of each."""
+    start, costs = time.perf_counter(), {}
+    running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
+    for name, words in commands.items():
+        print("segkit", *words, flush=True)
+        command = [sys.executable, "-m", "segkit.cli.main", *map(str, words)]
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        running[process.pid] = name, process
+    while running:
+        pid, status, used = os.wait4(-1, 0)
+        name, process = running.pop(pid)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+            for _, other in running.values():
+                other.terminate()
+            raise SystemExit(f"failed: segkit {' '.join(map(str, commands[name]))}")
+        wall = time.perf_counter() - start
+        costs[name] = {"wall": wall / 60, "cpu": (used.ru_utime + used.ru_stime) / 60}
+    return costs
 
 
 def collect(args: argparse.Namespace) -> None:
@@ -121,9 +131,10 @@ def collect(args: argparse.Namespace) -> None:
     )
     notes = (
         f"{args.data.name}, {summary['cases']} test cases, trainings of {told['minutes']:g} "
-        "minutes of CPU time of one thread, validation included. CPU (wall) minutes in all: "
-        f"{costs}; the machine was shared. nano has sha256 {nano(args.runs)[:12]}. Differences: "
-        f"paired bootstrap over subjects. Prompts: {prompts(summary['rows'])}."
+        "minutes of CPU time of one thread each, side by side, validation included. CPU (wall) "
+        f"minutes in all: {costs}; the machine was shared. nano has sha256 "
+        f"{nano(args.runs)[:12]}. Differences: paired bootstrap over subjects. Prompts: "
+        f"{prompts(summary['rows'])}."
     )
     title = "Planned, hand-written and supervised at equal CPU time"
     name = "plan_study" if args.data.name == HIPPOCAMPUS else f"plan_study_{args.data.name}"

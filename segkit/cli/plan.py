@@ -9,15 +9,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from segkit.data.datamodule import SourceSpec
-from segkit.errors import InputError
+from segkit.planning.experiment import check_target
 from segkit.planning.planner import Plan, plan
 from segkit.planning.request import PlanRequest
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan and write the experiment."""
-    if args.output.suffix != ".yaml":
-        raise InputError("a plan is written to a .yaml file", path=args.output)
+    check_target(args.output)  # before the data set is looked at, which takes its time
     found = _planned(args)
     found.write(args.output)
     if args.json:

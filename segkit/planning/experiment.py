@@ -24,14 +24,25 @@ def write_experiment(
     Raises:
         InputError: The name does not end in .yaml, or its folder does not exist.
     """
-    if path.suffix != ".yaml" or not path.parent.is_dir():
-        raise InputError(
-            "a plan is written to a .yaml file in an existing folder",
-            path=path,
-            fix="name it like liver.yaml",
-        )
+    check_target(path)
     path.write_text("\n".join(_lines(path, decisions, document)) + "\n", encoding="utf-8")
     return path
+
+
+def check_target(path: Path) -> None:
+    """Refuse what is no name for a plan.
+
+    Raises:
+        InputError: The name does not end in .yaml, or its folder does not exist.
+    """
+    if path.suffix != ".yaml":
+        raise InputError(
+            "a plan is written to a .yaml file", path=path, fix="name it like liver.yaml"
+        )
+    if not path.parent.is_dir():
+        raise InputError(
+            "the folder for the plan does not exist", path=path, fix="make it, or name another"
+        )
 
 
 def _lines(

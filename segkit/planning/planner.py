@@ -28,6 +28,9 @@ FORMAT = 1
 _MIB, _GB = 2**20, 1e9
 _MARGIN = 0.8  # of the memory; the rest is for the trainer, its data and its logs
 _STEPS = 2000  # of the optimiser, where no time is given
+_MOST_EPOCHS = 100
+_FEWEST_STEPS = 300  # with fewer, more of them are worth more than more images in each
+_LOG_EVERY = 10  # steps, as the trainer does by itself
 _VALIDATIONS = 4  # at least, in a run of limited time
 _VALIDATED = 0.3  # of a short run at most goes into validation
 _FORWARD = 0.35  # of a training step is spent without its backward pass
@@ -89,7 +92,8 @@ def plan(
     question = _question(decisions, found, request)
     target = _target_batch(found, decisions)
     steps = measure(question, _batches(target), _MARGIN * memory)
-    decisions += _batch(steps, target, memory, question)
+    hurry = _hurry(steps, target, request)
+    decisions += _batch(steps, target // 2 if hurry else target, memory, question, hurry)
     decisions += _length(found, decisions, steps, request)
     return Plan(tuple(decisions), found, tuple(steps), memory)
 
@@ -202,8 +206,23 @@ def _batches(target: int) -> list[int]:
     return sorted({1, max(1, target // 4), max(1, target // 2), target})
 
 
+def _hurry(steps: Sequence[DryStep], target: int, request: PlanRequest) -> str:
+    """Why the time asks for smaller batches; empty where it does not.
+
+    The first few hundred updates of an adapter and its queries move far more than the noise of
+    their gradients. Halved once only: a Dice of one or two images is mostly that noise.
+    """
+    if request.minutes is None or target < 2:
+        return ""
+    largest = max(steps, key=lambda one: one.batch)
+    updates = request.minutes * 60 / (largest.seconds * target / largest.batch)
+    if updates >= _FEWEST_STEPS:
+        return ""
+    return f"; {target} images in each would leave time for {updates:.0f} updates, so half of them"
+
+
 def _batch(
-    steps: Sequence[DryStep], target: int, memory_mib: float, question: Question
+    steps: Sequence[DryStep], target: int, memory_mib: float, question: Question, hurry: str = ""
 ) -> list[Decision]:
     limit = _MARGIN * memory_mib
     fitting = [one for one in steps if one.peak_mib <= limit]
@@ -215,14 +234,14 @@ def _batch(
             fix="give more memory with --memory-gb, or choose a smaller --model",
             code="too_little_memory",
         )
-    best = max(fitting, key=lambda one: one.batch)
+    best = max((one for one in fitting if one.batch <= target), key=lambda one: one.batch)
     told = ", ".join(f"{one.batch}: {one.peak_mib:.0f} MiB {one.seconds:.2f} s" for one in steps)
     found = [
         Decision("/trainer", "gpu" if question.device == "cuda" else "cpu", "where it is to run"),
         Decision(
             "data.batch_size",
             best.batch,
-            f"measured training steps ({told}); {limit:.0f} MiB are to be used",
+            f"measured training steps ({told}); {limit:.0f} MiB are to be used{hurry}",
         ),
     ]
     if best.batch < target:
@@ -245,17 +264,20 @@ def _length(
     samples = _training_slices(found, told)
     per_epoch = max(1, round(samples / batch))
     seconds = per_epoch * step.seconds
+    logged = Decision("trainer.log_every_n_steps", per_epoch, "an epoch has no more steps")
+    often = [logged] if per_epoch < _LOG_EVERY else []
     if request.minutes is None:
         updates = per_epoch / told.get("trainer.accumulate_grad_batches", 1)
-        epochs = int(min(100, max(5, round(_STEPS / updates))))
-        reason = f"about {_STEPS} updates; an epoch has {per_epoch} steps, {seconds:.0f} s here"
-        return [Decision("trainer.max_epochs", epochs, reason)]
+        epochs = int(min(_MOST_EPOCHS, max(5, round(_STEPS / updates))))
+        reason = f"{epochs * updates:.0f} updates; an epoch has {per_epoch} steps, {seconds:.0f} s"
+        return [Decision("trainer.max_epochs", epochs, f"{reason} here"), *often]
     whole, rest = divmod(round(request.minutes * 60), 60)
     return [
         Decision("trainer.max_time", f"00:{whole // 60:02}:{whole % 60:02}:{rest:02}", "as given"),
         Decision("trainer.max_epochs", -1, "the time decides"),
         Decision("optimizer.follow", "time", "the learning rate ends with the time"),
         _validation(found, step.seconds / batch, seconds, request.minutes * 60),
+        *often,
     ]
 
 

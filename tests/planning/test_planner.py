@@ -158,6 +158,33 @@ def test_the_batch_follows_the_memory_that_is_left(pictures: Path) -> None:
         plan(pictures, PlanRequest(memory_gb=0.5))
 
 
+@pytest.mark.parametrize(
+    ("minutes", "memory_gb", "batch", "share"),
+    [
+        (5.0, 8.0, 8, None),  # 375 updates of 8 images
+        (3.0, 8.0, 4, None),  # 225
+        (3.0, 1.0, 2, 2),  # where no more than two fit, four make an update
+    ],
+)
+def test_in_little_time_updates_come_first(
+    pictures: Path, minutes: float, memory_gb: float, batch: int, share: int | None
+) -> None:
+    found = plan(pictures, PlanRequest(minutes=minutes, memory_gb=memory_gb))
+    assert found.value("data.batch_size") == batch
+    assert found.value("trainer.accumulate_grad_batches") == share
+    reasons = {one.key: one.reason for one in found.decisions}
+    hurried = "8 images in each would leave time for 225 updates, so half of them"
+    assert (hurried in reasons["data.batch_size"]) == (minutes == 3.0)
+    assert found.value("trainer.log_every_n_steps") == max(1, round(4.8 / batch))
+
+
+def test_a_plan_says_how_many_updates_there_are(pictures: Path) -> None:
+    found = plan(pictures, PlanRequest())
+    reasons = {one.key: one.reason for one in found.decisions}
+    assert found.value("trainer.max_epochs") == 100
+    assert reasons["trainer.max_epochs"].startswith("100 updates; an epoch has 1 steps")
+
+
 def test_a_supervised_network_is_planned_without_prompts(
     pictures: Path, composed: Any, tmp_path: Path
 ) -> None:
@@ -238,7 +265,10 @@ def test_impossible_requests_are_refused(change: dict[str, Any], message: str) -
 
 
 def test_the_command_writes_and_prints(
-    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "p.yaml"
     assert main(["plan", str(pictures), "-o", str(out), "--labels", "polyp", "--json"]) == 0
@@ -248,6 +278,10 @@ def test_the_command_writes_and_prints(
     assert out.is_file()
     assert main(["plan", str(pictures), "-o", str(tmp_path / "p.txt")]) == 1
     assert "written to a .yaml file" in capsys.readouterr().err
+    # said before minutes go into the data set
+    monkeypatch.setattr("segkit.cli.plan.plan", lambda *_, **__: pytest.fail("looked at the data"))
+    assert main(["plan", str(pictures), "-o", str(tmp_path / "none" / "p.yaml")]) == 1
+    assert "the folder for the plan does not exist" in capsys.readouterr().err
 
 
 def test_a_step_is_measured_in_a_process_of_its_own() -> None:
