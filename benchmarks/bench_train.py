@@ -22,7 +22,7 @@ from segkit.kernels.highpass import high_pass
 from tools.parity.harness import copied
 
 PICTURE, VOLUME = (1, 64, 64, 384), (1, 16, 16, 16, 768)
-ROUNDS = 5
+ROUNDS = 15
 COMMAND = "{}=CHECKOUT python -m benchmarks.bench_train"
 
 

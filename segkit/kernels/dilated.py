@@ -70,7 +70,7 @@ def dilated_bottleneck(
     if not use_triton(impl, tokens, *weights, check=self_check):
         if impl == "auto" and cpu_bottleneck.is_for(tokens, *given):
             parts = [(b.weight, b.bias, b.rate) for b in branches]
-            return cpu_bottleneck.dilated(tokens, down, parts, up)
+            return cpu_bottleneck.bottleneck(tokens, down, parts, up, "gelu", "gelu")
         return reference(tokens, down, branches, up)
     from segkit.kernels.triton.bottleneck import bottleneck
 

@@ -47,14 +47,14 @@ def spatial_bottleneck(
         ValueError: `impl="triton"` where it cannot run, with the reason.
     """
     weights = at_compute_type(volumes, *down, *conv, *up)
+    outer: cpu_bottleneck.Outer = "relu" if ends_with_relu else "none"
     if not use_triton(impl, volumes, *weights, check=self_check):
         if impl == "auto" and cpu_bottleneck.is_for(volumes, *down, *conv, *up):
-            return cpu_bottleneck.spatial(volumes, down, conv, up, ends_with_relu=ends_with_relu)
+            return cpu_bottleneck.bottleneck(volumes, down, [(*conv, 1)], up, "relu", outer)
         return reference(volumes, down, conv, up, ends_with_relu=ends_with_relu)
     from segkit.kernels.triton.bottleneck import bottleneck
 
     weight, bias = weights[2].flatten(1).T[None], weights[3][None]
-    outer = "relu" if ends_with_relu else "none"
     return bottleneck(volumes, *weights[:2], weight, bias, [1], *weights[4:], "relu", outer)
 
 

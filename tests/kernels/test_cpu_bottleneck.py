@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from segkit.kernels import dilated, spatial3d
-from segkit.kernels.cpu_bottleneck import depthwise
 from segkit.kernels.dilated import Branch
 
 DIM, HIDDEN = 6, 4
@@ -86,7 +85,39 @@ def test_half_as_much_is_kept_for_the_backward_pass() -> None:
 
 
 def test_what_is_not_trained_gets_no_gradient() -> None:
-    x, weight, bias = drawn((1, HIDDEN, 5, 5), (HIDDEN, 1, 3, 3), (HIDDEN,))
-    frozen = depthwise(x.detach(), weight.detach(), bias, 3).sum()
-    assert torch.autograd.grad(frozen, bias)[0].equal(torch.full((HIDDEN,), 25.0).double())
-    assert depthwise(x, weight.detach(), bias.detach()).requires_grad
+    convs = [(HIDDEN, 1, 3, 3), (HIDDEN,)] * 2
+    leaves = drawn((1, 5, 5, DIM), (HIDDEN, DIM), (HIDDEN,), (DIM, HIDDEN), (DIM,), *convs)
+    expected = gradients(bottleneck((1, 3), "reference"), leaves)
+    for index, leaf in enumerate(leaves):
+        alone = [one if one is leaf else one.detach() for one in leaves]
+        made = bottleneck((1, 3), "auto")(*alone)
+        seed = torch.linspace(-1, 1, made.numel(), dtype=made.dtype).view(made.shape)
+        torch.testing.assert_close(
+            torch.autograd.grad((made * seed).sum(), leaf)[0], expected[1 + index]
+        )
+
+
+def test_gradients_can_be_asked_for_twice() -> None:
+    leaves = drawn(
+        (1, 4, 4, DIM),
+        (HIDDEN, DIM),
+        (HIDDEN,),
+        (DIM, HIDDEN),
+        (DIM,),
+        (HIDDEN, 1, 3, 3),
+        (HIDDEN,),
+    )
+    total = bottleneck((2,), "auto")(*leaves).square().sum()
+    first = torch.autograd.grad(total, leaves, retain_graph=True)
+    torch.testing.assert_close(first, torch.autograd.grad(total, leaves), rtol=0, atol=0)
+
+
+def test_autocast_keeps_its_types() -> None:
+    convs = [(HIDDEN, 1, 3, 3), (HIDDEN,)]
+    leaves = drawn((1, 4, 4, DIM), (HIDDEN, DIM), (HIDDEN,), (DIM, HIDDEN), (DIM,), *convs)
+    leaves = [one.detach().float().requires_grad_() for one in leaves]
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = (
+            gradients(bottleneck((1,), way), leaves) for way in ("auto", "reference")
+        )
+    torch.testing.assert_close(found, expected)
