@@ -31,6 +31,8 @@ def show_card(name: str, where: Path) -> Answer:
         f"trained on  {card.training_data or 'not said'} (hash of the data), {card.created}",
         f"file        {card.path} (sha256 {card.sha256[:12]}...)",
     ]
+    if "cases" in card.metrics:
+        lines.append(f"evaluated   {card.metrics['cases']} test case(s)")
     for part, figures in card.metrics.items():
         if isinstance(figures, Mapping):
             lines.append(f"{part:11} {_figures(figures)}")

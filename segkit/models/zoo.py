@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +114,9 @@ def make_card(run: str | Path, *, modality: str = "", licence: str = "") -> Card
 def find_cards(where: str | Path) -> list[Card]:
     """Cards of a folder of adapters, or of an index file; paths are absolute.
 
-    In a folder every `*.safetensors` that is an adapter and every run folder counts; a card.json
-    beside a file wins over its header, as long as it is about that very file.
+    In a folder every `*.safetensors` that is an adapter and every run folder counts, also one
+    folder deeper, as training leaves them. They are named after where they lie; a card.json beside
+    a file wins over its header, as long as it is about that very file.
 
     Raises:
         InputError: There is nothing there, or a card is about another file.
@@ -129,8 +130,9 @@ def find_cards(where: str | Path) -> list[Card]:
         return [_checked(_placed(one, where.parent), where) for one in found]
     if not where.is_dir():
         raise InputError("there is no such folder or index", path=where)
-    paths = sorted({*where.glob("*.safetensors"), *where.glob(f"*/{ADAPTER_FILE}")})
-    return [_card_beside(path) for path in paths if _is_adapter(path)]
+    runs = (path for depth in ("*", "*/*") for path in where.glob(f"{depth}/{ADAPTER_FILE}"))
+    paths = sorted({*where.glob("*.safetensors"), *runs})
+    return [_named(_card_beside(path), where) for path in paths if _is_adapter(path)]
 
 
 def find_card(name: str, where: str | Path) -> Card:
@@ -172,6 +174,13 @@ def _card_beside(path: Path) -> Card:
         return make_card(path)
     card = Card.from_dict(_json(beside), beside)
     return _checked(Card(**{**asdict(card), "path": str(path)}), beside)
+
+
+def _named(card: Card, where: Path) -> Card:
+    """Call an adapter by its place in a folder, whatever its run was called once."""
+    place = Path(card.path).relative_to(where)
+    inside = place.parent if place.name == ADAPTER_FILE else place.with_suffix("")
+    return replace(card, name=inside.as_posix())
 
 
 def _placed(card: Card, folder: Path) -> Card:

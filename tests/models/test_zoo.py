@@ -68,6 +68,18 @@ def test_a_card_counts_for_its_file_alone(zoo: Path) -> None:
         find_cards(zoo)
 
 
+def test_adapters_are_called_by_where_they_lie(zoo: Path) -> None:
+    card = make_card(zoo / "liver", modality="CT")
+    (zoo / "liver" / "card.json").write_text(card.to_json())
+    (zoo / "liver").rename(zoo / "hepar")
+    assert find_card("hepar", zoo).modality == "CT"
+    # runs/<experiment>/<time>, as training leaves them
+    (zoo / "runs").mkdir()
+    (zoo / "hepar").rename(zoo / "runs" / "2026-01-01")
+    assert {one.name for one in find_cards(zoo)} == {"runs/2026-01-01", "spleen"}
+    assert find_card("runs/2026-01-01", write_index(zoo)).modality == "CT"
+
+
 def test_a_planned_run_knows_its_modality(zoo: Path) -> None:
     plan = {"fingerprint": {"modality": ["MRI", "T1"]}}
     (zoo / "liver" / "plan.json").write_text(json.dumps(plan))
@@ -98,7 +110,9 @@ def test_the_command_lists_describes_and_indexes(
         "spleen",
     ]
     assert main(["models", "info", "liver", "--in", str(zoo)]) == 0
-    assert "Dice 0.900 [0.800, 0.950]" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Dice 0.900 [0.800, 0.950]" in out
+    assert "evaluated   4 test case(s)" in out
     assert main(["models", "card", str(zoo / "liver"), "--modality", "CT"]) == 0
     assert main(["models", "index", str(zoo)]) == 0
     assert find_card("liver", zoo / "index.json").modality == "CT"
