@@ -77,12 +77,14 @@ class _Work:
         self.mirror, self.overlap = args.mirror, args.overlap
         self.uncertainty: Path | None = args.uncertainty
         self.settings = {**self.words.report(), **encoder_report(predictor.segmenter)}
+        if self.prompts.zoom is not None:
+            self.settings["zoom"] = self.prompts.zoom
 
     def __call__(self, source: Volume | Picture, job: Job) -> Write:
         (output,) = job.outputs
         if self.predictor.segmenter.is_automatic and not (self.prompts or self.words):
             return self._classes(source, output)
-        session = self.predictor.open(source, axis=self.prompts.axis)
+        session = self.predictor.open(source, axis=self.prompts.axis, zoom=self.prompts.zoom)
         session.name = self.label or session.name
         if self.words and not self.words.apply(session) and not self.prompts:
             return lambda: [predict_text.save_nothing(output, source, self.words)]

@@ -48,6 +48,7 @@ class CommandPrompts:
         self.is_propagated: bool = args.propagate
         self.slices = None if args.slices is None else parse_slices(args.slices)
         self.axis = None if args.axis is None else AXES[args.axis]
+        self.zoom: float | None = args.zoom
         kinds: tuple[Kind, ...] = ("box", "lasso", "scribble", "point")
         self.prompts = [parse_prompt(kind, text) for kind in kinds for text in getattr(args, kind)]
         if self.slices is not None and not self.is_propagated:

@@ -34,7 +34,7 @@ from segkit.version import VERSION
 REPORT = "run_report.json"
 _WITHOUT_EFFECT = (
     "lasso", "scribble", "propagate", "slices", "format", "shard", "ensemble", "mirror", "label",
-    "uncertainty", "text", "words",
+    "uncertainty", "text", "words", "zoom",
 )  # fmt: skip
 
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from segkit.data.preprocess import InputSpec, SliceView, to_unit
+from segkit.data.intensity import to_unit
+from segkit.data.preprocess import InputSpec, SliceView
 from segkit.data.volume import Volume
 from segkit.geometry import Triple
 

@@ -5,62 +5,25 @@ it sees later. The description travels in the header of `adapter.safetensors` un
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from segkit.data.intensity import Intensity as Intensity
+from segkit.data.intensity import check_keys, to_unit
 from segkit.data.resize import enlarged, resized
 from segkit.data.volume import Picture, Volume
 from segkit.data.voxels import LUMINANCE
+from segkit.data.zoom import Window, Zoom
 from segkit.errors import InputError
 from segkit.geometry import Geometry
 
-IntensityKind = Literal["full", "percentile", "window"]
 ChannelKind = Literal["rgb", "repeat", "neighbours", "windows"]
 
-MAX_SAMPLES = 2**20  # voxels looked at for percentiles; a fixed stride, so that runs repeat
-FULL_RANGE = {"bool": 1.0, "uint8": 255.0, "uint16": 65535.0}
 TIE = 1e-3  # spacings closer than this (relative) count as equal when the slice axis is chosen
-
-
-@dataclass(frozen=True, slots=True)
-class Intensity:
-    """How grey values become [0, 1].
-
-    "full": the range of the data type (uint8 and uint16 images); "percentile": `low` and `high`
-    percent of the case; "window": fixed `windows` [(low, high), ...] in the units of the file.
-    """
-
-    kind: IntensityKind = "percentile"
-    low: float = 0.5
-    high: float = 99.5
-    windows: tuple[tuple[float, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(IntensityKind):
-            raise InputError(f"intensity {self.kind!r} is not one of {get_args(IntensityKind)}")
-        if not 0 <= self.low < self.high <= 100:
-            raise InputError(
-                f"intensity percentiles must be 0 <= low < high <= 100, got {self.low}, {self.high}"
-            )
-        if (self.kind == "window") != bool(self.windows):
-            raise InputError(f"intensity {self.kind!r} with the windows {self.windows} is no pair")
-        if any(not low < high for low, high in self.windows):
-            raise InputError(f"each window must be (low, high) with low < high: {self.windows}")
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON."""
-        windows = [list(window) for window in self.windows]
-        return {"kind": self.kind, "low": self.low, "high": self.high, "windows": windows}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "Intensity":
-        """Rebuild and check what `to_dict` wrote."""
-        _check_keys(cls, value, "intensity")
-        windows = tuple((float(low), float(high)) for low, high in value.get("windows", ()))
-        return cls(**{**value, "windows": windows})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +40,20 @@ class InputSpec:
     `patch` makes the model volumetric: it sees blocks of so many voxels (k, j, i) after the volume
     was resampled to `spacing_mm` (k, j, i; None keeps the spacing of the file). `size` and
     `slice_axis` then mean nothing.
+
+    With `zoom` the model sees a window around each prompted object, at a size of its own, and the
+    whole slice only to find an object that was clicked on.
     """
 
     dimensions: Literal[2, 3] = 3
     size: int = 256
     channels: ChannelKind = "neighbours"
-    intensity: Intensity = Intensity()
+    intensity: Intensity = field(default_factory=Intensity)
     orientation: str = "RAS"
     slice_axis: int | None = None
     patch: tuple[int, int, int] | None = None
     spacing_mm: tuple[float, float, float] | None = None
+    zoom: Zoom | None = None
 
     def __post_init__(self) -> None:
         self._check_patch()
@@ -118,9 +85,10 @@ class InputSpec:
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON; `spacing_mm` null says that spacing is the file's own."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         lists = {name: values[name] and list(values[name]) for name in ("patch", "spacing_mm")}
-        return values | {"intensity": self.intensity.to_dict()} | lists
+        zoom = None if self.zoom is None else self.zoom.to_dict()
+        return values | {"intensity": self.intensity.to_dict(), "zoom": zoom} | lists
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "InputSpec":
@@ -129,8 +97,12 @@ class InputSpec:
         Raises:
             InputError: An entry is unknown, or its value is not allowed.
         """
-        _check_keys(cls, value, "input")
-        return cls(**{**value, "intensity": Intensity.from_dict(value.get("intensity", {}))})
+        check_keys(cls, value, "input")
+        parts = {
+            "intensity": Intensity.from_dict(value.get("intensity", {})),
+            "zoom": Zoom.from_dict(value.get("zoom")),
+        }
+        return cls(**{**value, **parts})
 
     def _check_patch(self) -> None:
         """Turn lists, as JSON and YAML give them, into tuples and refuse what is no block."""
@@ -151,6 +123,8 @@ class InputSpec:
                 f"a patch {self.patch} needs dimensions 3 and channels 'repeat' or 'windows', got "
                 f"{self.dimensions} and {self.channels!r}"
             )
+        if self.zoom is not None:
+            raise InputError("zoom is for models that see slices; a patch has its own window")
 
 
 PAD_COLOUR = (0.485, 0.456, 0.406)
@@ -202,7 +176,7 @@ class SliceView:
         slices, rows, columns = self._stack.shape[:3]
         self.shape = (slices, rows, columns)
         self.content_size = _fit((rows, columns), self.spacing_mm[1:], spec.size)
-        self.ranges = self._intensity_ranges()
+        self.ranges = spec.intensity.ranges(self._stack, source.path)
 
     @property
     def model_spacing_mm(self) -> tuple[float, float, float]:
@@ -289,6 +263,20 @@ class SliceView:
             raise ValueError(f"array must be {self.source.size}, got {array.shape[:2]}")
         return array[None]
 
+    def cropped(self, window: Window, size: int) -> "SliceView":
+        """The same slices, of which only a window of pixels is seen, as model inputs of `size`.
+
+        Its points are (row, column) of the window.
+        """
+        part = copy(self)
+        part.source = Picture(self._stack[0, window[0], window[1]], self.source.path)
+        part._stack = self._stack[:, window[0], window[1]]
+        slices, rows, columns = part._stack.shape[:3]
+        part.shape = (slices, rows, columns)
+        part.spec = replace(self.spec, size=size, zoom=None)
+        part.content_size = _fit((rows, columns), self.spacing_mm[1:], size)
+        return part
+
     def restore(
         self, stack: Shaped[np.ndarray, "slices rows columns"]
     ) -> Shaped[np.ndarray, "..."]:
@@ -327,31 +315,6 @@ class SliceView:
     def _plane(self, index: int) -> Float[np.ndarray, "..."]:
         return np.array(self._stack[index], dtype=np.float32, order="C")
 
-    def _intensity_ranges(self) -> tuple[tuple[float, float], ...]:
-        rule, dtype = self.spec.intensity, self._stack.dtype
-        if rule.kind == "window":
-            return rule.windows
-        if rule.kind == "full":
-            if dtype.name not in FULL_RANGE:
-                raise InputError(
-                    f"intensity 'full' needs uint8 or uint16 pixels, got {dtype.name}",
-                    fix="use a model with intensity 'percentile' or 'window'",
-                    path=self.source.path,
-                )
-            return ((0.0, FULL_RANGE[dtype.name]),)
-        low, high = np.percentile(_sample(self._stack), [rule.low, rule.high])
-        if not np.isfinite([low, high]).all():
-            raise InputError(
-                "holds NaN or Inf voxels", fix="say --nan fill=V", path=self.source.path
-            )
-        return ((float(low), float(high)),)
-
-
-def _check_keys(cls: type, value: Mapping[str, Any], name: str) -> None:
-    allowed = sorted(field.name for field in fields(cls))
-    if unknown := sorted(set(value) - set(allowed)):
-        raise InputError(f"{name} has unknown entries {unknown}; allowed: {allowed}")
-
 
 def _slice_axis(spacing_mm: tuple[float, float, float]) -> int:
     return next(axis for axis in range(3) if spacing_mm[axis] >= max(spacing_mm) * (1 - TIE))
@@ -362,23 +325,3 @@ def _fit(size: tuple[int, int], spacing_mm: tuple[float, ...], longest: int) -> 
     extent = [count * step for count, step in zip(size, spacing_mm, strict=True)]
     height, width = (max(1, round(longest * side / max(extent))) for side in extent)
     return (height, width)
-
-
-def to_unit(
-    plane: Float[np.ndarray, "rows columns"], span: tuple[float, float]
-) -> Float[np.ndarray, "rows columns"]:
-    """Map the grey values of a range to [0, 1] and clip the others."""
-    low, high = span
-    if high <= low:
-        return np.zeros_like(plane)
-    return np.clip((plane - low) / (high - low), 0.0, 1.0, dtype=np.float32)
-
-
-def _sample(stack: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-    """At most `MAX_SAMPLES` voxels on a regular lattice; all of them if there are fewer."""
-    steps = [1, 1, 1]
-    while np.prod(counts := [-(-n // s) for n, s in zip(stack.shape, steps, strict=False)]) > (
-        MAX_SAMPLES
-    ):
-        steps[int(np.argmax(counts))] += 1
-    return stack[tuple(slice(None, None, step) for step in steps)]

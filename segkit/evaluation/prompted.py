@@ -14,6 +14,7 @@ from segkit.evaluation.oracle import OracleProtocol, Target, targets
 from segkit.evaluation.samples import Sample
 from segkit.predictors.automatic import Look
 from segkit.predictors.base import Predictor, default_input
+from segkit.predictors.close_up import Plane, look_closely
 from segkit.predictors.slices import EncodedSlices
 from segkit.typing import BOX_FIRST, BOX_LAST, Prompts
 
@@ -95,6 +96,9 @@ class OraclePredictor:
         rng: torch.Generator,
     ) -> dict[int, Logits]:
         """Logits on the source pixels of one slice after 1, 2, ... prompts of each object."""
+        if slices.view.spec.zoom is not None:
+            each = [self._refine_closely(slices, index, target, most, rng) for target in batch]
+            return {count: np.stack([one[count] for one in each]) for count in each[0]}
         masks = np.stack([target.mask for target in batch])
         scale = np.divide(slices.view.content_size, slices.view.shape[1:])
         prompts, low = self.protocol.first(masks, rng), None
@@ -106,6 +110,33 @@ class OraclePredictor:
             rounds[number] = slices.view.logits_to_source([low[:, 0].numpy()], [index])[0]
             if number < most:
                 prompts = self.protocol.correct(prompts, rounds[number] > 0, masks, rng)
+        return rounds
+
+    def _refine_closely(
+        self,
+        slices: EncodedSlices,
+        index: int,
+        target: Target,
+        most: int,
+        rng: torch.Generator,
+    ) -> dict[int, Plane]:
+        """As `_refine`, for one object seen through a window."""
+        mask = target.mask[None]
+        scale = np.divide(slices.view.content_size, slices.view.shape[1:])
+        prompts, found = self.protocol.first(mask, rng), None
+        rounds: dict[int, Plane] = {}
+        for number in range(1, most + 1):
+            found = look_closely(
+                slices,
+                index,
+                _to_model(prompts, scale),
+                prior=None if found is None else found.plane,
+                window=None if found is None else found.window,
+                multimask=number == 1 and self.protocol.kind == "clicks",
+            )
+            rounds[number] = found.plane
+            if number < most:
+                prompts = self.protocol.correct(prompts, found.plane[None] > 0, mask, rng)
         return rounds
 
 

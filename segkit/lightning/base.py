@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from segkit.data.batches import ImageBatch
 from segkit.errors import CheckpointError
+from segkit.lightning.close_ups import CloseUps
 from segkit.lightning.finite import FiniteGuard
 from segkit.lightning.optimizer import OptimizerPlan, trainable_parameters
 from segkit.lightning.stems import StemCache
@@ -37,13 +38,14 @@ class BatchPrediction:
 
     `target` is what the loss wants: a class map `[images h w]` or masks `[rows masks h w]`, with
     a depth before h in volumes. In interactive mode rows are objects; `image_index` names the
-    image, `classes` the class of each.
+    image, `classes` the class of each. `close_ups` says through which windows objects were seen.
     """
 
     rounds: tuple[MaskPrediction, ...]
     target: Tensor
     image_index: Int[Tensor, " rows"] | None = None
     classes: Int[Tensor, " rows"] | None = None
+    close_ups: CloseUps | None = None
 
 
 class SegmentationModule(LightningModule):

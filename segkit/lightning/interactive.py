@@ -8,7 +8,9 @@ from torch import Generator, Tensor
 from typing_extensions import override
 
 from segkit.data.batches import ImageBatch
+from segkit.data.zoom import Zoom
 from segkit.lightning.base import BatchPrediction, Loss, SegmentationModule
+from segkit.lightning.close_ups import close_ups
 from segkit.lightning.finite import FiniteGuard
 from segkit.lightning.optimizer import OptimizerPlan
 from segkit.models.segmenter import Segmenter, upsample
@@ -24,9 +26,12 @@ class Interaction:
     which asks for alternatives. `rounds` counts the start; each later round adds a click in the
     largest error and, with `mask_feedback`, the logits so far. `jitter` is the standard deviation
     of the sides of a box as a share of its extent; models trained with 0.1, as SAM was, distrust
-    exact boxes (see docs/guide/prompts.md). Up to `max_objects` per image are trained at
+    exact boxes (see docs/guide/train.md). Up to `max_objects` per image are trained at
     once: classes, or with `instances` the instance ids a data set yields. `scattered` (inside,
     anywhere) replaces the start by so many random clicks, as 3DSAM-adapter trains.
+
+    With `zoom` objects are seen through windows, in training with probability `zoom_share` for
+    each batch, in validation always; each window is encoded by itself.
     """
 
     box_share: float = 0.5
@@ -36,10 +41,13 @@ class Interaction:
     mask_feedback: bool = True
     instances: bool = False
     scattered: Sequence[int] | None = None
+    zoom: Zoom | None = None
+    zoom_share: float = 0.75
 
     def __post_init__(self) -> None:
-        if not 0 <= self.box_share <= 1:
-            raise ValueError(f"box_share must lie in [0, 1], got {self.box_share}")
+        for name in ("box_share", "zoom_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         for name in ("rounds", "max_objects"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -90,11 +98,15 @@ class InteractiveModule(SegmentationModule):
             batch.mask, classes, self.interaction.max_objects, generator
         )
         values = objects.values.clamp(max=1) if self.interaction.instances else objects.values
+        index, close = objects.image_index, None
         rounds: tuple[MaskPrediction, ...] = ()
-        if len(objects.masks):
+        if len(objects.masks) and (zoom := self._zoom(generator)) is not None:
+            close = close_ups(batch.image, objects, zoom, generator if self.training else None)
+            objects = close.objects
+            rounds = self._converse(self.segmenter.encode(close.image), objects, generator)
+        elif len(objects.masks):
             rounds = self._converse(self.encode(batch), objects, generator)
-        target = objects.masks[:, None].float()
-        return BatchPrediction(rounds, target, objects.image_index, values)
+        return BatchPrediction(rounds, objects.masks[:, None].float(), index, values, close)
 
     @override
     def label_maps(self, prediction: BatchPrediction, batch: ImageBatch) -> tuple[Tensor, Tensor]:
@@ -103,14 +115,25 @@ class InteractiveModule(SegmentationModule):
         if not prediction.rounds or index is None or classes is None:
             return found, truth
         best = prediction.rounds[-1].best().logits.float()
-        logits = upsample(best, batch.mask.shape[1:])[:, 0]
+        if prediction.close_ups is None:
+            logits, masks = upsample(best, batch.mask.shape[1:])[:, 0], prediction.target[:, 0] > 0
+        else:
+            logits, masks = prediction.close_ups.paste(best), prediction.close_ups.masks
         surest = torch.zeros_like(batch.mask, dtype=logits.dtype)
         for row, (image, value) in enumerate(zip(index.tolist(), classes.tolist(), strict=True)):
             is_surest = logits[row] > surest[image]
             found[image][is_surest] = value
             surest[image] = torch.maximum(surest[image], logits[row])
-            truth[image][prediction.target[row, 0] > 0] = value
+            truth[image][masks[row]] = value
         return found, truth
+
+    def _zoom(self, generator: Generator) -> Zoom | None:
+        """Whether objects are seen closely in this batch, and how."""
+        plan = self.interaction
+        if plan.zoom is None or not self.training:
+            return plan.zoom
+        is_close = bool(torch.rand((), generator=generator) < plan.zoom_share)
+        return plan.zoom if is_close else None
 
     def _converse(
         self, features: Features, objects: simulate.Objects, generator: Generator

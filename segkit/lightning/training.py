@@ -16,11 +16,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
+from segkit.data.zoom import Zoom
 from segkit.errors import InputError, SegkitError
 from segkit.lightning.base import SegmentationModule
 from segkit.lightning.checkpoints import AtomicCheckpointIO, read_checkpoint
 from segkit.lightning.data import SegmentationData
 from segkit.lightning.environment import environment
+from segkit.lightning.interactive import InteractiveModule
 from segkit.lightning.keeper import RunKeeper
 from segkit.lightning.metrics_csv import MetricsCsv
 from segkit.lightning.progress import progress
@@ -87,12 +89,14 @@ def fit(
     `config` and data must equal those of the run, unless `allow_changes`.
 
     Raises:
-        InputError: The folder is in use, not writable, holds another run, or settings changed.
+        InputError: The folder is in use, not writable, holds another run, settings changed, or the
+            module does not look at objects as the description of the model input says.
         InterruptedRunError: A signal asked to stop; the state was saved.
         DivergedError: Too many steps without a finite loss.
         OutOfMemoryError: The device has too little memory.
     """
     is_owner = is_first_process()
+    _check_zoom(module, data.input.zoom)
     with RunFolder(run, is_owner=is_owner) as folder, warnings.catch_warnings():
         for message in _NOISE:
             warnings.filterwarnings("ignore", message=message)
@@ -128,6 +132,24 @@ def fit(
             facts = folder.read_json("environment.json")
             folder.write_json("environment.json", facts | {"result": asdict(result)})
     return result
+
+
+def _check_zoom(module: SegmentationModule, zoom: Zoom | None) -> None:
+    """What predictors will read must be what was trained."""
+    trained = module.interaction.zoom if isinstance(module, InteractiveModule) else None
+    if zoom == trained:
+        return
+    if not isinstance(module, InteractiveModule):
+        raise InputError(
+            f"data.zoom is {zoom}, but {type(module).__name__} sees whole images",
+            fix="data.zoom=null, or train a model that is prompted: prompt=mixed",
+            option="data.zoom",
+        )
+    raise InputError(
+        f"data.zoom is {zoom}, the training looks with {trained}",
+        fix="set prompt.interaction.zoom to the same",
+        option="data.zoom",
+    )
 
 
 def _record(

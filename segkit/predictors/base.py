@@ -14,6 +14,7 @@ from segkit.data.options import ReadOptions
 from segkit.data.preprocess import InputSpec, Intensity, SliceView
 from segkit.data.volume import Picture, Volume
 from segkit.data.writers import save
+from segkit.data.zoom import Zoom
 from segkit.errors import InputError
 from segkit.models.build import BUILDERS
 from segkit.models.files import load_model
@@ -95,16 +96,23 @@ class Predictor:
         return {} if self.info is None else dict(self.info.labels)
 
     def open(
-        self, source: Source, options: ReadOptions | None = None, *, axis: int | None = None
+        self,
+        source: Source,
+        options: ReadOptions | None = None,
+        *,
+        axis: int | None = None,
+        zoom: float | None = None,
     ) -> Session:
         """Start a session on an image or a volume; `options` go to `segkit.load`.
 
         `axis` (0 k, 1 j, 2 i of the array) chooses the slices that a model of slices sees; None
-        leaves the choice to the model.
+        leaves the choice to the model. With `zoom` the model sees each object in a window so many
+        times as wide as its box (`segkit.data.zoom`), which small objects need; None leaves that to
+        the model, too.
 
         Raises:
-            InputError: The source cannot be read as it is, the model takes no prompts, or there is
-                no such axis.
+            InputError: The source cannot be read as it is, the model takes no prompts, there is no
+                such axis, or the model sees blocks and has windows of its own.
         """
         if self.segmenter.is_automatic:
             raise InputError(
@@ -114,9 +122,15 @@ class Predictor:
         opened = self.read(source, options)
         engine: Engine[Any]
         if self.is_volumetric:
+            if zoom is not None:
+                raise InputError(
+                    f"got zoom={zoom}, but this model sees blocks of a volume, which it widens "
+                    "by itself",
+                    fix="leave zoom out",
+                )
             engine = BlockEngine(self.blocks(opened))
         else:
-            engine = SliceEngine(self.slices(opened, axis))
+            engine = SliceEngine(self.slices(opened, axis, zoom))
         return Session(engine, next(iter(self.labels.values()), "object"))
 
     def segment(
@@ -169,9 +183,14 @@ class Predictor:
         save(path, labels, like, labels=self.labels)
         return Path(path)
 
-    def slices(self, source: Volume | Picture, axis: int | None = None) -> EncodedSlices:
+    def slices(
+        self, source: Volume | Picture, axis: int | None = None, zoom: float | None = None
+    ) -> EncodedSlices:
         """The slices of an image as the model sees them, not encoded yet."""
         spec = _along(self._input_spec(source), source, axis)
+        if zoom is not None:
+            size = spec.size if spec.zoom is None else spec.zoom.size
+            spec = replace(spec, zoom=Zoom(zoom, size))
         return EncodedSlices(self.segmenter, SliceView(source, spec), cache_bytes=self.cache_bytes)
 
     def blocks(self, source: Volume | Picture) -> EncodedBlocks:

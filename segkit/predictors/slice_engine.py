@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from segkit.data.volume import Picture
+from segkit.data.zoom import Window
 from segkit.errors import DataWarning, InputError
+from segkit.predictors.close_up import look_closely, reduced
 from segkit.predictors.engine import GIVEN_LOGIT, Engine, Extent, Propagation, Step
 from segkit.predictors.model_marks import ModelMark, by_slice, stack_to_source, to_prompts
 from segkit.predictors.propagation import carry
@@ -30,7 +32,8 @@ class SliceMask:
 
     `bits` is the mask on the source pixels, packed; `is_given` says that it is the user's own,
     `is_seed` that it stands on marks of its own and was not carried over from a neighbour.
-    `on_source` are the logits on the source pixels of a decoder whose masks are continuous.
+    `on_source` are the logits on the source pixels of a decoder whose masks are continuous. With
+    `window` the logits are those of a window of the slice; outside it there is nothing.
     """
 
     logits: Float[torch.Tensor, "1 rows cols"]
@@ -39,6 +42,7 @@ class SliceMask:
     is_given: bool = False
     is_seed: bool = True
     on_source: Float[np.ndarray, "rows columns"] | None = None
+    window: Window | None = None
 
 
 Masks = Mapping[int, SliceMask]
@@ -104,7 +108,9 @@ class SliceEngine(Engine[Masks]):
     @override
     def propagate(self, before: Masks, propagation: Propagation, watch: Watch) -> Masks:
         seeds = {index: mask for index, mask in before.items() if mask.is_seed}
-        filled = {index: mask.logits for index, mask in seeds.items() if mask.bits.any()}
+        filled = {
+            index: self._of_whole(index, mask) for index, mask in seeds.items() if mask.bits.any()
+        }
         if not filled:
             raise InputError(
                 "there is no mask to propagate", fix="mark a slice first", code="no_prompt"
@@ -124,12 +130,7 @@ class SliceEngine(Engine[Masks]):
     def logits(self, state: Masks) -> Float[np.ndarray, "..."]:
         stack = np.full(self.view.shape, -np.inf, dtype=np.float32)
         for index, mask in state.items():
-            if mask.is_given:
-                stack[index] = np.where(self._plane(mask), GIVEN_LOGIT, -GIVEN_LOGIT)
-            elif mask.on_source is not None:
-                stack[index] = mask.on_source
-            else:
-                stack[index] = self.view.logits_to_source([mask.logits.numpy()], [index])[0][0]
+            stack[index] = self._logits(index, mask)
         return self.view.restore(stack)
 
     @override
@@ -183,6 +184,8 @@ class SliceEngine(Engine[Masks]):
                 index, torch.full((1, *self.slices.mask_size), -GIVEN_LOGIT), 0.0
             )
         is_ambiguous = before is None and len(marks) == 1 and marks[0].labels == (1,)
+        if self.view.spec.zoom is not None:
+            return self._refine_closely(index, marks, new, before, multimask=is_ambiguous)
         logits, iou = self._prior(new, before), 0.0
         for start in range(0, len(marks), MARKS_PER_DECODE):
             prompts = to_prompts(marks[start : start + MARKS_PER_DECODE], logits)
@@ -193,6 +196,39 @@ class SliceEngine(Engine[Masks]):
             native = self.slices.on_source(index, prompts)
             return SliceMask(logits, iou, np.packbits(native > 0), on_source=native)
         return self._slice_mask(index, logits, iou)
+
+    def _refine_closely(
+        self,
+        index: int,
+        marks: Sequence[ModelMark],
+        new: Sequence[ModelMark],
+        before: SliceMask | None,
+        *,
+        multimask: bool,
+    ) -> SliceMask:
+        plane = None if before is None else self._logits(index, before)
+        window = None if before is None else before.window
+        for drawn, is_negative in ((one.inside, one.is_negative) for one in new):
+            if drawn is None:
+                continue
+            given = np.where(drawn, GIVEN_LOGIT, -GIVEN_LOGIT).astype(np.float32)
+            if is_negative:
+                plane = None if plane is None else np.minimum(plane, -given)
+            else:
+                plane = given if plane is None else np.maximum(plane, given)
+        for start in range(0, len(marks), MARKS_PER_DECODE):
+            found = look_closely(
+                self.slices,
+                index,
+                to_prompts(marks[start : start + MARKS_PER_DECODE], None),
+                prior=plane,
+                window=window,
+                multimask=multimask,
+            )
+            plane, window = found.plane, found.window
+        on_source = found.plane if self.slices.has_fields else None
+        bits = np.packbits(found.plane > 0)
+        return SliceMask(found.logits, found.iou, bits, on_source=on_source, window=window)
 
     def _prior(
         self, new: Sequence[ModelMark], before: SliceMask | None
@@ -219,6 +255,29 @@ class SliceEngine(Engine[Masks]):
     ) -> SliceMask:
         plane = self.view.logits_to_source([logits.numpy()], [index])[0][0] > 0
         return SliceMask(logits, iou, np.packbits(plane), is_seed=is_seed)
+
+    def _logits(self, index: int, mask: SliceMask) -> Float[np.ndarray, "rows columns"]:
+        """Logits on the pixels of a slice."""
+        if mask.is_given:
+            return np.where(self._plane(mask), GIVEN_LOGIT, -GIVEN_LOGIT).astype(np.float32)
+        if mask.on_source is not None:
+            return mask.on_source
+        view = self.view
+        if mask.window is not None:
+            view = self.slices.cropped(mask.window).view
+        shown: Float[np.ndarray, "rows columns"]
+        shown = view.logits_to_source([mask.logits.numpy()], [index])[0][0]
+        if mask.window is None:
+            return shown
+        plane = np.full(self.view.shape[1:], -GIVEN_LOGIT, dtype=np.float32)
+        plane[mask.window] = shown
+        return plane
+
+    def _of_whole(self, index: int, mask: SliceMask) -> Float[torch.Tensor, "1 rows cols"]:
+        """Logits of the whole slice at the decoder's resolution."""
+        if mask.window is None:
+            return mask.logits
+        return reduced(self.view, self._logits(index, mask), self.slices.mask_size)
 
     def _plane(self, mask: SliceMask | None) -> Bool[np.ndarray, "rows columns"]:
         rows, columns = self.view.shape[1:]

@@ -11,8 +11,12 @@ from jaxtyping import Float
 from typing_extensions import override
 
 from segkit.data.preprocess import SliceView
+from segkit.data.zoom import Window
 from segkit.models.segmenter import Segmenter
 from segkit.typing import Features, MaskPrediction, Prompts
+
+MOST_WINDOWS = 32
+"""Windows that are kept beside the whole slices."""
 
 
 class EncodedSlices:
@@ -30,6 +34,7 @@ class EncodedSlices:
     ) -> None:
         self.segmenter, self.view, self.cache_bytes = segmenter, view, cache_bytes
         self._cache: OrderedDict[int, Features] = OrderedDict()
+        self._windows: OrderedDict[tuple[tuple[int, int], ...], EncodedSlices] = OrderedDict()
         self._bytes = 0
         self._lock = Lock()
         self.encode_s = 0.0
@@ -55,6 +60,20 @@ class EncodedSlices:
             while self._bytes > self.cache_bytes and len(self._cache) > 1:
                 self._bytes -= _n_bytes(self._cache.popitem(last=False)[1])
         return features
+
+    def cropped(self, window: Window) -> "EncodedSlices":
+        """A window of the same slices, at the size of the view's zoom, with a cache of its own."""
+        place = tuple((part.start, part.stop) for part in window)
+        with self._lock:
+            if place not in self._windows:
+                zoom = self.view.spec.zoom
+                view = self.view.cropped(window, self.view.spec.size if zoom is None else zoom.size)
+                share = self.cache_bytes // MOST_WINDOWS
+                self._windows[place] = EncodedSlices(self.segmenter, view, cache_bytes=share)
+            self._windows.move_to_end(place)
+            while len(self._windows) > MOST_WINDOWS:
+                self._windows.popitem(last=False)
+            return self._windows[place]
 
     def edited(self, edit: Callable[[Features], Features]) -> "EncodedSlices":
         """The same slices and cache, each embedding changed by `edit` before it is decoded."""
@@ -138,6 +157,10 @@ class _EditedSlices(EncodedSlices):
     @override
     def features(self, index: int) -> Features:
         return self._edit(self._slices.features(index))
+
+    @override
+    def cropped(self, window: Window) -> EncodedSlices:
+        return self._slices.cropped(window).edited(self._edit)
 
 
 def _n_bytes(features: Features) -> int:

@@ -86,6 +86,20 @@ def test_names_of_the_classes_travel_with_the_mask(
         assert {1: "organ", 2: "lesion"}[int(value)] in text
 
 
+def test_zoom_looks_closely_and_is_reported(
+    volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = (volume, "-m", "sam_tiny", "--box", "4,3,1,9,8,3", "-o")
+    assert run(*args, tmp_path / "whole.nii") == 0
+    capsys.readouterr()
+    assert run(*args, tmp_path / "close.nii", "--zoom", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["zoom"] == 2
+    whole, close = (load(tmp_path / name).array > 0 for name in ("whole.nii", "close.nii"))
+    assert (whole != close).any()
+    assert not close[:, 16:].any()  # windows have 16 pixels at least, from 0 on here
+    assert not close[:, :, 16:].any()
+
+
 def test_label_keeps_one_class(automatic: Path, volume: Path, tmp_path: Path) -> None:
     assert run(volume, "-m", automatic, "-o", tmp_path / "m.nii", "--label", "organ") == 0
     assert set(np.unique(load(tmp_path / "m.nii").array)) <= {0, 1}
@@ -138,6 +152,7 @@ def test_mask_prompt_is_read_from_a_file(volume: Path, tmp_path: Path) -> None:
         (["--point", "10,8,2", "--slices", "3:4"], "add --propagate"),
         (["--point", "10,8,2", "--propagate", "--slices", "0:99"], "0 <= start < stop <= "),
         (["--text", "liver="], "says nothing"),
+        (["--box", "4,3,1,15,12,3", "--zoom", "0.5"], "zoom needs a factor >= 1"),
         ([], "no prompt given; add a point"),
     ],
 )

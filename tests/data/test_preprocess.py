@@ -194,7 +194,7 @@ def test_percentiles_clip_outliers_and_come_from_a_fixed_sample(
     full = SliceView(volume, spec).image(3)
     assert np.isclose((full == 0).mean(), 0.05, atol=0.01)
     assert np.isclose((full == 1).mean(), 0.05, atol=0.01)
-    monkeypatch.setattr("segkit.data.preprocess.MAX_SAMPLES", 2**12)
+    monkeypatch.setattr("segkit.data.intensity.MAX_SAMPLES", 2**12)
     few = SliceView(volume, spec).image(3)
     assert np.abs(few - full).max() < 0.05
     np.testing.assert_array_equal(few, SliceView(volume, spec).image(3))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from typing_extensions import override
 
 from segkit.data.preprocess import InputSpec, SliceView
+from segkit.data.zoom import Zoom
 from segkit.evaluation.oracle import OracleProtocol
 from segkit.evaluation.prompted import OraclePredictor
 from segkit.evaluation.samples import Sample
@@ -131,3 +133,21 @@ def test_nothing_to_prompt_is_an_empty_map(
 def test_the_view_is_that_of_the_model(volume_sample: Callable[[int], Sample]) -> None:
     # the boxes above rest on this: slices run along the largest spacing
     assert SliceView(volume_sample(0).source, InputSpec(size=64)).shape == (6, 28, 20)
+
+
+@pytest.mark.parametrize("kind", ["box", "clicks"])
+def test_with_zoom_each_object_is_seen_through_a_window_of_its_own(
+    predictor: Predictor, volume_sample: Callable[[int], Sample], kind: Any
+) -> None:
+    predictor.info = replace(predictor.info, input=InputSpec(size=64, zoom=Zoom(2.0, 32)))
+    sample = boxes_only(volume_sample(0))
+    found = OraclePredictor(predictor, LABELS, OracleProtocol(kind, clicks=2))(sample)
+    asked = predictor.segmenter.asked
+    assert all(len(prompts.labels) == 1 for prompts in asked)
+    if kind == "box":
+        np.testing.assert_array_equal(found, sample.reference)
+        assert len(asked) == 6  # two objects on three slices, no look at the whole
+    else:
+        # whole slice, window, and the second click in a window
+        assert [prompts.masks is None for prompts in asked[:3]] == [True, False, False]
+        assert [prompts.labels.shape[1] for prompts in asked[:3]] == [1, 1, 2]

@@ -118,6 +118,12 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
     prompts.add_argument("--propagate", action="store_true", help="carry masks to other slices")
     prompts.add_argument("--slices", metavar="A:B", help="range of --propagate: A to B - 1")
     prompts.add_argument("--axis", choices=tuple(AXES), help="axis along which slices lie")
+    prompts.add_argument(
+        "--zoom",
+        type=float,
+        metavar="F",
+        help="see each object in a window F times as wide as it (2 is usual; small objects)",
+    )
     prompts.add_argument("--space", choices=("voxel", "ras", "lps"), default="voxel")
 
 
