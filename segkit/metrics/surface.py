@@ -78,9 +78,9 @@ def surface_distances(
     predicted, predicted_weights = find(prediction[box], spacing_mm)
     referenced, reference_weights = find(reference[box], spacing_mm)
     return SurfaceDistances(
-        to_reference=_distance_mm(referenced, spacing_mm)[predicted],
+        to_reference=_distance_mm(predicted, referenced, spacing_mm),
         predicted_weights=predicted_weights,
-        to_prediction=_distance_mm(predicted, spacing_mm)[referenced],
+        to_prediction=_distance_mm(referenced, predicted, spacing_mm),
         reference_weights=reference_weights,
         definition=definition,
     )
@@ -105,14 +105,15 @@ def _check(
         raise ValueError("a mask is empty and has no surface; case_metrics defines that case")
 
 
-def _union_box(*masks: np.ndarray) -> tuple[slice, ...]:
-    """Smallest box around all masks."""
-    union = np.logical_or.reduce(masks)
+def _union_box(first: np.ndarray, second: np.ndarray) -> tuple[slice, ...]:
+    """Smallest box around both masks."""
+    union = np.logical_or(first, second)
     box = []
-    for axis in range(union.ndim):
-        others = tuple(other for other in range(union.ndim) if other != axis)
-        where = np.flatnonzero(union.any(axis=others))
+    for _ in range(union.ndim):
+        where = np.flatnonzero(union.reshape(len(union), -1).any(axis=1))
         box.append(slice(int(where[0]), int(where[-1]) + 1))
+        # the next axes are looked at in the shadow of what lies in the box
+        union = union[box[-1]].any(axis=0)
     return tuple(box)
 
 
@@ -136,8 +137,15 @@ def _edge_voxels(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> tuple[np.nd
     return is_edge, np.ones(int(np.count_nonzero(is_edge)))
 
 
-def _distance_mm(surface: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
-    return edt.edt(np.ascontiguousarray(~surface), anisotropy=spacing_mm, parallel=1)
+def _distance_mm(
+    starts: Bool[np.ndarray, "*shape"],
+    surface: Bool[np.ndarray, "*shape"],
+    spacing_mm: tuple[float, ...],
+) -> Float[np.ndarray, " starts"]:
+    """Distance of each element of `starts` to `surface`."""
+    # a third less time than for bool, and roots of what is asked for alone
+    away = np.ascontiguousarray(~surface).view(np.uint8)
+    return np.sqrt(edt.edtsq(away, anisotropy=spacing_mm, parallel=1)[starts])
 
 
 def _weighted_percentile(distances: np.ndarray, weights: np.ndarray, percent: float) -> float:
