@@ -93,7 +93,8 @@ def compare(
     if not ious:
         raise InputError(
             f"the model finds no object on {len(examples)} pictures ({data}) to compare masks of",
-            fix="give pictures that show what it was trained for",
+            fix="compare on pictures that show what it was trained for: segkit convert --to int8 "
+            "MODEL -o FILE --data PATH",
             code="nothing_to_compare",
         )
     return Agreement.of(ious, data=data, pictures=len(examples))
@@ -162,13 +163,13 @@ def _masks(
 def _class_ious(
     segmenter: Segmenter, mine: Features, theirs: Features, size: tuple[int, int]
 ) -> list[float]:
-    """One IoU for each class that either encoder finds, the background among them."""
+    """One IoU for each class that either encoder finds; background that agrees says nothing."""
     maps = []
     for features in (mine, theirs):
         logits = upsample(segmenter.decode(features).logits.float(), size)
         background = torch.zeros_like(logits[:, :1])
         maps.append(torch.cat([background, logits], dim=1).argmax(dim=1)[0].cpu().numpy())
-    values = np.unique(np.stack(maps))
+    values = np.setdiff1d(np.stack(maps), [0])
     return [overlap(maps[1] == value, maps[0] == value).iou for value in values]
 
 

@@ -167,8 +167,8 @@ def _check(found: Agreement, precision: Precision, gate: Gate) -> None:
             f"the {precision} encoder does not agree with the float one: mean IoU "
             f"{found.mean_iou:.4f}, least {found.least_iou:.3f}, over {found.masks} masks of "
             f"{found.pictures} pictures ({found.data}); required is a mean of {gate.least_iou}",
-            fix="use float32, compare on pictures like yours (--data), or lower --min-iou "
-            "knowingly",
+            fix="use float32; or compare on pictures like yours with segkit convert --to "
+            f"{precision} MODEL -o FILE --data PATH, or accept less with its --min-iou",
             code="encoder_differs",
         )
 
