@@ -1,5 +1,6 @@
 """A backbone, a prompt encoder and a decoder: encode an image once, decode per prompt."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -214,7 +215,7 @@ class Segmenter(nn.Module):
                 fix="build the model with the adapter and decoder they were trained with",
                 code="keys_differ",
             )
-        if bad := [name for name in own if not torch.isfinite(state[name]).all()]:
+        if bad := [name for name in own if not _is_finite(state[name])]:
             raise CheckpointError(
                 f"{len(bad)} trained tensors hold NaN or infinite values, the first is {bad[0]}",
                 fix="use an earlier checkpoint",
@@ -256,6 +257,11 @@ def upsample(
         return logits
     mode = "bilinear" if len(size) == 2 else "trilinear"
     return F.interpolate(logits, size=size, mode=mode, align_corners=False)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite: extremes tell both, in one pass."""
+    return not tensor.numel() or all(math.isfinite(one) for one in torch.aminmax(tensor))
 
 
 def _check_objects(objects: int, images: int, image_index: Int[Tensor, " n"] | None) -> None:

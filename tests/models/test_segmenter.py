@@ -114,7 +114,13 @@ def test_loading_refuses_before_anything_changes() -> None:
         ({key: value for key, value in good.items() if key != name}, "1 missing: .*shifts.1"),
         (good | {"other": torch.ones(1)}, "1 unexpected: other"),
         (good | {name: torch.ones(5)}, r"shifts.1 expected \(32,\), found \(5,\)"),
-        (good | {name: torch.full((32,), torch.nan)}, "1 trained tensors hold NaN.*shifts.1"),
+        *(
+            (
+                good | {name: torch.tensor([0.0] * 31 + [value])},
+                "1 trained tensors hold NaN.*shifts.1",
+            )
+            for value in (torch.nan, torch.inf, -torch.inf)
+        ),
     ]:
         with pytest.raises(CheckpointError, match=message):
             segmenter.load_trainable_state(wrong)
