@@ -15,7 +15,7 @@ from segkit.data.volume import Picture, Volume
 from segkit.data.writers import save
 from segkit.errors import InputError
 from segkit.predictors.base import Predictor, encoder_report
-from segkit.predictors.cohort import CohortReport, find_inputs, output_path
+from segkit.predictors.cohort import CohortReport, check_folder, find_inputs, output_path
 from segkit.predictors.ensemble import Ensemble
 from segkit.predictors.pipeline import Job, Steps, Write
 
@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
     is_single = len(inputs) == 1
     if args.uncertainty is not None and not is_single:
         raise InputError(f"--uncertainty writes one file, got {len(inputs)} inputs")
+    if not is_single:
+        check_folder(args.output, f"the masks of {len(inputs)} inputs go")
     outputs = [output_path(one, args.output, args.format, is_single=is_single) for one in inputs]
     _check_outputs(inputs, outputs)
     answer = _answer(args)

@@ -4,20 +4,19 @@ import argparse
 from pathlib import Path
 
 from segkit.cli.predict_cohort import Cohort, device_of, run_jobs
+from segkit.cli.predict_prompts import CommandPrompts
 from segkit.data.options import read_options_from
 from segkit.data.volume import Picture, Volume
 from segkit.errors import InputError
-from segkit.predictors.cohort import CohortReport, find_inputs, output_path
+from segkit.predictors.cohort import CohortReport, check_folder, find_inputs, output_path
 from segkit.predictors.pipeline import Job, Steps, Write
 from segkit.predictors.shelf import Shelf
 
 
 def run(args: argparse.Namespace) -> int:
     """Write OUTPUT/<model>/<case>; exit code 1 if an input failed."""
-    if args.output.suffix:
-        raise InputError(
-            "several models write into a folder", path=args.output, fix="name a folder with -o"
-        )
+    check_folder(args.output, "the masks of several models go")
+    _check(args)
     shelf = Shelf.from_pretrained(args.models, checkpoint=args.checkpoint, device=device_of(args))
     if bare := [n for n, one in shelf.predictors.items() if not one.segmenter.is_automatic]:
         raise InputError(
@@ -38,6 +37,22 @@ def run(args: argparse.Namespace) -> int:
     steps = Steps(lambda path: first.read(path, options), predict)
     report = run_jobs(args, Cohort(jobs, args.output), steps, about)
     return 1 if report.failures else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what several models cannot do together, rather than leave it undone."""
+    if CommandPrompts(args):
+        raise InputError(
+            "several models segment their classes by themselves, without prompts",
+            fix="leave prompts out, or run the models one by one",
+        )
+    asked = {
+        "--label": args.label is not None,
+        "--uncertainty": args.uncertainty is not None,
+        "--mirror": args.mirror,
+    }
+    if found := [name for name, is_given in asked.items() if is_given]:
+        raise InputError(f"{found[0]} is for one model", fix="run the models one by one")
 
 
 def _job(shelf: Shelf, source: Path, args: argparse.Namespace) -> Job:

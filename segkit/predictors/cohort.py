@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from segkit.data.dicom import is_dicom
+from segkit.data.meshes import is_mesh
 from segkit.errors import InputError
 from segkit.version import VERSION
 
@@ -91,6 +92,21 @@ def output_path(source: Path, output: Path, suffix: str | None, *, is_single: bo
     if is_single and output.suffix and not output.is_dir():
         return output
     return output / (case_name(source) + (suffix or default_suffix(source)))
+
+
+def check_folder(output: Path, why: str) -> None:
+    """Refuse the name of a file where a folder is meant; `why` says what is written into it.
+
+    Raises:
+        InputError: It ends like an image, a volume or a surface, and is no folder.
+    """
+    is_file = case_name(output) != output.name or is_mesh(output)
+    if is_file and not output.is_dir():
+        raise InputError(
+            f"{why} into a folder",
+            path=output,
+            fix="name a folder with -o; --format chooses the file type",
+        )
 
 
 def case_name(path: Path) -> str:

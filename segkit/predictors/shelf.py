@@ -15,6 +15,7 @@ from segkit.errors import InputError
 from segkit.models.files import load_model
 from segkit.models.info import ModelInfo
 from segkit.models.segmenter import Segmenter
+from segkit.models.zoo import ADAPTER_FILE
 from segkit.predictors.base import Predictor
 from segkit.predictors.slices import EncodedSlices
 
@@ -87,7 +88,7 @@ class Shelf:
         opened = next(iter(self.predictors.values())).read(source)
         for group in self._groups():
             if len(group) == 1 or self.predictors[group[0]].is_volumetric:
-                found |= {name: self.predictors[name].segment(opened) for name in group}
+                found |= {name: self._alone(name, opened) for name in group}
             else:
                 found |= self._together(group, opened)
         return {name: found[name] for name in self.predictors}
@@ -99,6 +100,18 @@ class Shelf:
             key = _embedding(predictor.segmenter, predictor.info) or name
             groups.setdefault(key, []).append(name)
         return list(groups.values())
+
+    def _alone(self, name: str, source: Volume | Picture) -> Shaped[np.ndarray, "..."]:
+        try:
+            return self.predictors[name].segment(source)
+        except InputError as error:  # of several models, it must say which
+            raise InputError(
+                f"model {name!r}: {error.cause}",
+                fix=error.fix,
+                path=error.path,
+                code=error.code,
+                option=error.option,
+            ) from error
 
     def _together(
         self, names: Sequence[str], source: Volume | Picture
@@ -124,10 +137,19 @@ class Shelf:
 
 
 def _named(models: Sequence[str | Path]) -> dict[str, str | Path]:
-    names = [Path(model).stem for model in models]
+    names = [_name(Path(model)) for model in models]
     if twins := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"several models are called {twins[0]!r}", fix="rename a folder or file")
     return dict(zip(names, models, strict=True))
+
+
+def _name(model: Path) -> str:
+    """A run goes by its folder, also where its file is named."""
+    return (
+        model.resolve().parent.name
+        if model.name == ADAPTER_FILE
+        else model.name.removesuffix(".safetensors")
+    )
 
 
 def _check_backbones(predictors: Mapping[str, Predictor]) -> None:

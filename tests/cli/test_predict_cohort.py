@@ -156,6 +156,14 @@ def test_an_ensemble_of_folds_gives_one_mask(
     assert "an ensemble segments its classes by itself" in capsys.readouterr().err
 
 
+def test_many_masks_are_not_written_below_the_name_of_a_file(
+    models: list[Path], cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(models[0], cases, tmp_path / "mask.nii.gz")) == 1
+    assert f"the masks of {CASES} inputs go into a folder" in capsys.readouterr().err
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
 def test_an_error_names_its_input(capsys):
     tell([CaseResult("a.png", None, "failed", error="no prompt given")])
     tell([CaseResult("b.png", None, "failed", error="b.png: is damaged")])

@@ -5,8 +5,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from segkit.adapters import DepthwiseDilated
 from segkit.cli.main import main
-from segkit.data.preprocess import InputSpec
+from segkit.data.preprocess import InputSpec, Intensity
 from segkit.models import build
 from segkit.models.files import save_adapter
 from segkit.models.info import ModelInfo
@@ -54,8 +55,29 @@ def test_refusals(
 ) -> None:
     words = ["predict", str(scan), "-m", models[0], "-m", models[1]]
     assert main([*words, "-o", str(tmp_path / "mask.nii.gz")]) == 1
-    assert "several models write into a folder" in capsys.readouterr().err
+    assert "the masks of several models go into a folder" in capsys.readouterr().err
+    for option, said in (
+        (["--box", "1,1,1,9,9,2"], "several models segment their classes by themselves"),
+        (["--text", "a bright spot"], "words prompt one model"),
+        (["--label", "liver"], "--label is for one model"),
+        (["--mirror"], "--mirror is for one model"),
+    ):
+        assert main([*words, "-o", str(tmp_path / "out"), *option]) == 1
+        assert said in capsys.readouterr().err
     segmenter = build.sam_tiny()
     save_adapter(path := tmp_path / "clicks.safetensors", segmenter, ModelInfo.of(segmenter))
     assert main([*words, "-m", str(path), "-o", str(tmp_path / "out")]) == 1
     assert "'clicks' needs prompts" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_read_a_case_is_named(
+    models: list[str], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segmenter = build.sam_tiny(classes=1, adapter=DepthwiseDilated)
+    spec = InputSpec(dimensions=2, size=64, channels="repeat", intensity=Intensity("full"))
+    (run := tmp_path / "photos.v2").mkdir()
+    path = run / "adapter.safetensors"
+    save_adapter(path, segmenter, ModelInfo.of(segmenter, labels={1: "spot"}, input=spec))
+    words = ["predict", str(scan), "-m", models[0], "-m", str(path), "-o", str(tmp_path / "out")]
+    assert main([*words, "--device", "cpu"]) == 1
+    assert "case_1.nii.gz: model 'photos.v2': intensity 'full' needs" in capsys.readouterr().err
