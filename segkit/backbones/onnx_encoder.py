@@ -1,7 +1,6 @@
 """An exported encoder in the place of a backbone: ONNX Runtime on the CPU, prediction only."""
 
 import logging
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from segkit.backbones.base import Backbone, Stem
 from segkit.backbones.onnx_file import EncoderRecord
 from segkit.backbones.onnx_graph import INPUT, Precision
 from segkit.errors import CheckpointError, InputError, MissingExtraError
-from segkit.typing import BackboneSpec, Features, Grid, Image
+from segkit.typing import Features, Grid, Image
 
 _LOG = logging.getLogger(__name__)
 _DOT = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8")
@@ -39,11 +38,6 @@ class OnnxBackbone(Backbone):
         self.record, self.side = record, record.side
         self.session = _session(graph)
         self.eval()
-
-    @classmethod
-    @override
-    def tiny(cls, adapter: Callable[[BackboneSpec], nn.Module]) -> Self:
-        raise NotImplementedError("an exported encoder is made from another backbone")
 
     @property
     @override

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from segkit.backbones.base import Backbone
 from segkit.backbones.checkpoints import content_sha256
 from segkit.backbones.onnx_encoder import OnnxBackbone, import_onnxruntime, tell_speed
 from segkit.backbones.onnx_file import EncoderRecord, read_encoder, write_encoder
@@ -87,7 +88,7 @@ def export_encoder(
     data = f"{len(gate.paths)} files" if gate.paths else "phantoms"
     found = agreement.compare(
         segmenter,
-        OnnxBackbone(graph, backbone, record),
+        _exported(graph, backbone, record),
         gate.examples(segmenter, info),
         data=data,
         watch=watch,
@@ -114,7 +115,7 @@ def use_encoder(segmenter: Segmenter, info: ModelInfo | None, encoder: str | Pat
     graph, record = read_encoder(path)
     _check_fits(path, record, segmenter, info)
     tell_speed(record.precision)
-    segmenter.backbone = OnnxBackbone(graph, segmenter.backbone, record)
+    segmenter.backbone = _exported(graph, segmenter.backbone, record)
     _LOG.info("encoder %s: %s", path, describe(record))
     return record
 
@@ -132,6 +133,11 @@ def describe(record: EncoderRecord) -> str:
         f"IoU {facts['mean_iou']:.4f}, least {facts['least_iou']:.3f} with the float encoder over "
         f"{facts['masks']} masks of {facts['pictures']} pictures ({facts['data']})"
     )
+
+
+def _exported(graph: bytes, like: Backbone, record: EncoderRecord) -> OnnxBackbone:
+    # it has no tiny member: it is always made from another backbone
+    return OnnxBackbone(graph, like, record)  # type: ignore[abstract]
 
 
 def _kept(segmenter: Segmenter, info: ModelInfo | None, precision: Precision) -> Path:
