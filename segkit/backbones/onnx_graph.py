@@ -33,7 +33,7 @@ Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 LARGEST_BYTES = 2**31 - 2**20
 """What one ONNX file holds, by the format it is written in."""
-INPUT = "image"
+INPUT, EMBEDDING = "image", "image_embeddings"
 
 _OPSET = 20
 _STRETCH = 1024
@@ -43,7 +43,8 @@ _STRETCH = 1024
 def export_graph(backbone: Backbone, side: int, precision: Precision) -> bytes:
     """Write what `backbone` computes for one image of `side` x `side` pixels as an ONNX graph.
 
-    The input is `image` with values in [0, 1], the outputs are the levels of the features.
+    The input is `image` with values in [0, 1]; the outputs are the levels of the features, finest
+    first: `image_embeddings`, and before it `high_res_0` and `high_res_1` of SAM 2.
 
     Raises:
         InputError: The backbone is not one of SAM or SAM 2, the size is no multiple of the patch,
@@ -103,9 +104,16 @@ def _export(backbone: Backbone, side: int, path: Path) -> None:
         _import(name)
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     module = _Levels(backbone, side).eval()
+    fine = ["high_res_0", "high_res_1"] if isinstance(backbone, Sam2Backbone) else []
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            module, (image,), dynamo=True, opset_version=_OPSET, input_names=[INPUT], verbose=False
+            module,
+            (image,),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=[INPUT],
+            output_names=[*fine, EMBEDDING],
+            verbose=False,
         )
     assert program is not None
     n_bytes = 4 * sum(one.numel() for one in backbone.parameters())

@@ -78,6 +78,7 @@ def test_float32_graphs_compute_what_encoder_and_adapter_do(
     assert found.grid == GRID
     assert len(found.levels) == len(wanted) == 1
     assert error(found.levels[0], wanted[0]) < 1e-5
+    assert [one.name for one in exported.session.get_outputs()] == ["image_embeddings"]
     bare = SamBackbone.tiny(Adapter)(images(), GRID).levels[0]
     assert error(bare, wanted[0]) > 0.1  # the adapter counts
 
@@ -210,3 +211,4 @@ def test_every_adapter_is_merged_in(
     exported = OnnxBackbone(export_graph(backbone, 64, "float32"), backbone, RECORD)
     wanted, found = backbone(images(), GRID).levels, exported(images(), GRID).levels
     assert all(error(a, b) < 1e-4 for a, b in zip(found, wanted, strict=True))
+    assert exported.session.get_outputs()[-1].name == "image_embeddings"
