@@ -12,8 +12,9 @@ from segkit.data.zoom import Window, Zoom, window_around
 from segkit.models.segmenter import upsample
 from segkit.prompts.simulate import Objects
 
-_WIDTHS = (0.75, 1.5)
-"""Windows in training are between so many times as wide as in prediction."""
+BOXED, CLICKED = (0.75, 1.5), (0.75, 4.0)
+"""Windows in training are between so many times as wide as in prediction: a box tells the extent of
+an object, a click does not."""
 _SHIFT = 0.7
 """Largest way off the centre, as a share of what lies around the object."""
 
@@ -43,10 +44,11 @@ def close_ups(
     image: Float[Tensor, "n 3 h w"],
     objects: Objects,
     zoom: Zoom,
-    generator: Generator | None = None,
+    generator: Generator,
+    widths: tuple[float, float] | None = None,
 ) -> CloseUps:
-    """Cut a window out around each object; at random sizes and places with a `generator`."""
-    windows = tuple(_window(mask.cpu().numpy(), zoom, generator) for mask in objects.masks)
+    """Cut a window out around each object, at random places and between so many times as wide."""
+    windows = tuple(_window(mask.cpu().numpy(), zoom, generator, widths) for mask in objects.masks)
     index: Int[Tensor, " objects"] = objects.image_index
     size = (zoom.size, zoom.size)
     pictures, masks = [], []
@@ -63,18 +65,23 @@ def close_ups(
     return CloseUps(torch.stack(pictures), seen, windows, objects.masks)
 
 
-def _window(mask: Bool[np.ndarray, "h w"], zoom: Zoom, generator: Generator | None) -> Window:
+def _window(
+    mask: Bool[np.ndarray, "h w"],
+    zoom: Zoom,
+    generator: Generator,
+    widths: tuple[float, float] | None,
+) -> Window:
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-    wider, shift = 1.0, (0.0, 0.0)
-    if generator is not None:
+    factor, shift = zoom.factor, (0.0, 0.0)
+    if widths is not None:
         draw = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        low, high = np.log(_WIDTHS)
-        wider = float(np.exp(low + draw[0] * (high - low)))
+        low, high = np.log(widths)
+        factor = max(1.0, factor * float(np.exp(low + draw[0] * (high - low))))
         shift = (_SHIFT * (2 * draw[1] - 1), _SHIFT * (2 * draw[2] - 1))
     return window_around(
         (int(rows[0]), int(columns[0])),
         (int(rows[-1]) + 1, int(columns[-1]) + 1),
         mask.shape,
-        factor=max(1.0, zoom.factor * wider),
+        factor=factor,
         shift=shift,
     )

@@ -10,7 +10,7 @@ from typing_extensions import override
 from segkit.data.batches import ImageBatch
 from segkit.data.zoom import Zoom
 from segkit.lightning.base import BatchPrediction, Loss, SegmentationModule
-from segkit.lightning.close_ups import close_ups
+from segkit.lightning.close_ups import BOXED, CLICKED, close_ups
 from segkit.lightning.finite import FiniteGuard
 from segkit.lightning.optimizer import OptimizerPlan
 from segkit.models.segmenter import Segmenter, upsample
@@ -30,8 +30,9 @@ class Interaction:
     once: classes, or with `instances` the instance ids a data set yields. `scattered` (inside,
     anywhere) replaces the start by so many random clicks, as 3DSAM-adapter trains.
 
-    With `zoom` objects are seen through windows, in training with probability `zoom_share` for
-    each batch, in validation always; each window is encoded by itself.
+    With `zoom` objects are seen through windows, each encoded by itself: always in validation and
+    where a box starts, in training with probability `zoom_share` where a click does, since that is
+    answered on the whole image first. How large the object is in its window says nothing then.
     """
 
     box_share: float = 0.5
@@ -42,7 +43,7 @@ class Interaction:
     instances: bool = False
     scattered: Sequence[int] | None = None
     zoom: Zoom | None = None
-    zoom_share: float = 0.75
+    zoom_share: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("box_share", "zoom_share"):
@@ -100,12 +101,15 @@ class InteractiveModule(SegmentationModule):
         values = objects.values.clamp(max=1) if self.interaction.instances else objects.values
         index, close = objects.image_index, None
         rounds: tuple[MaskPrediction, ...] = ()
-        if len(objects.masks) and (zoom := self._zoom(generator)) is not None:
-            close = close_ups(batch.image, objects, zoom, generator if self.training else None)
-            objects = close.objects
-            rounds = self._converse(self.segmenter.encode(close.image), objects, generator)
-        elif len(objects.masks):
-            rounds = self._converse(self.encode(batch), objects, generator)
+        if len(objects.masks):
+            boxed = bool(torch.rand((), generator=generator) < self.interaction.box_share)
+            if (zoom := self._zoom(boxed, generator)) is None:
+                features = self.encode(batch)
+            else:
+                widths = None if not self.training else BOXED if boxed else CLICKED
+                close = close_ups(batch.image, objects, zoom, generator, widths)
+                objects, features = close.objects, self.segmenter.encode(close.image)
+            rounds = self._converse(features, objects, boxed, generator)
         return BatchPrediction(rounds, objects.masks[:, None].float(), index, values, close)
 
     @override
@@ -127,20 +131,19 @@ class InteractiveModule(SegmentationModule):
             truth[image][masks[row]] = value
         return found, truth
 
-    def _zoom(self, generator: Generator) -> Zoom | None:
+    def _zoom(self, boxed: bool, generator: Generator) -> Zoom | None:
         """Whether objects are seen closely in this batch, and how."""
         plan = self.interaction
-        if plan.zoom is None or not self.training:
+        if plan.zoom is None or boxed or not self.training:
             return plan.zoom
         is_close = bool(torch.rand((), generator=generator) < plan.zoom_share)
         return plan.zoom if is_close else None
 
     def _converse(
-        self, features: Features, objects: simulate.Objects, generator: Generator
+        self, features: Features, objects: simulate.Objects, boxed: bool, generator: Generator
     ) -> tuple[MaskPrediction, ...]:
         """Prompt, look at the largest error, correct; return the prediction of every round."""
         plan = self.interaction
-        starts_with_box = bool(torch.rand((), generator=generator) < plan.box_share)
         if plan.scattered is not None:
             inside, anywhere = plan.scattered
             prompts = simulate.scattered_clicks(
@@ -151,7 +154,7 @@ class InteractiveModule(SegmentationModule):
             prompts = simulate.first_prompts(
                 objects.masks,
                 generator,
-                box_share=float(starts_with_box),
+                box_share=float(boxed),
                 jitter=plan.jitter,
                 image_index=objects.image_index,
             )

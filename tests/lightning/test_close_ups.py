@@ -12,7 +12,7 @@ from segkit.data.preprocess import InputSpec, Intensity
 from segkit.data.zoom import Zoom
 from segkit.errors import InputError
 from segkit.lightning import Interaction, InteractiveModule, OptimizerPlan
-from segkit.lightning.close_ups import CloseUps, close_ups
+from segkit.lightning.close_ups import BOXED, CLICKED, CloseUps, close_ups
 from segkit.losses import DiceBCE
 from segkit.predictors import ImagePredictor
 from segkit.prompts.simulate import sample_objects
@@ -36,15 +36,16 @@ def module(zoom: Zoom | None = ZOOM, **options: Any) -> InteractiveModule:
     )
 
 
-def seen(generator: torch.Generator | None = None) -> CloseUps:
+def seen(seed: int | None = None, widths: tuple[float, float] = BOXED) -> CloseUps:
     batch = batch_of("train", [0, 3, 5])
     objects = sample_objects(batch.mask, None, 4, torch.Generator().manual_seed(0))
-    return close_ups(batch.image, objects, ZOOM, generator)
+    generator = torch.Generator().manual_seed(seed or 0)
+    return close_ups(batch.image, objects, ZOOM, generator, None if seed is None else widths)
 
 
 @pytest.mark.parametrize("seed", [None, 1, 2])
 def test_windows_hold_their_object_whole_and_alone(seed: int | None) -> None:
-    close = seen(None if seed is None else torch.Generator().manual_seed(seed))
+    close = seen(seed)
     assert close.image.shape == (6, 3, 16, 16)
     assert close.objects.image_index.tolist() == list(range(6))
     for row, (rows, columns) in enumerate(close.windows):
@@ -58,15 +59,17 @@ def test_windows_hold_their_object_whole_and_alone(seed: int | None) -> None:
 
 
 def test_windows_vary_with_the_generator_alone() -> None:
-    one, two, other = (seen(torch.Generator().manual_seed(seed)).windows for seed in (1, 1, 2))
+    one, two, other = (seen(seed).windows for seed in (1, 1, 2))
     assert one == two
     assert one != other
     widths = {window[0].stop - window[0].start for window in (*one, *other)}
     assert len(widths) > 3
+    wide = {window[0].stop - window[0].start for window in seen(1, CLICKED).windows}
+    assert max(wide) > max(widths)
 
 
 def test_pasting_undoes_the_cutting() -> None:
-    close = seen(torch.Generator().manual_seed(4))
+    close = seen(4)
     logits = 10 * (2 * close.objects.masks[:, None].float() - 1)
     found = close.paste(logits) > 0
     overlap = 2 * (found & close.masks).sum((1, 2)) / (found.sum((1, 2)) + 120)
@@ -90,12 +93,13 @@ def test_validation_looks_closely_and_compares_whole_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("share", "expected"), [(0.0, {False}), (1.0, {True}), (0.5, {True, False})]
+    ("box_share", "zoom_share", "expected"),
+    [(1.0, 0.0, {True}), (0.0, 0.0, {False}), (0.0, 1.0, {True}), (0.0, 0.5, {True, False})],
 )
-def test_a_share_of_the_training_batches_is_looked_at_closely(
-    share: float, expected: set[bool]
+def test_boxes_and_a_share_of_the_clicks_are_looked_at_closely(
+    box_share: float, zoom_share: float, expected: set[bool]
 ) -> None:
-    model = module(zoom_share=share).train()
+    model = module(box_share=box_share, zoom_share=zoom_share).train()
     batch = batch_of("train", [0])
     kinds = {
         model.predict_batch(batch, torch.Generator().manual_seed(seed)).close_ups is not None
