@@ -96,17 +96,19 @@ class MaskDecoder(Decoder):
             seen = known or with_dense(maps, prompts.dense, image_index)
             tokens, cells = two_way(transformer, seen, prompts.positions, tokens)
             size = (maps.shape[2], maps.shape[3])
-            weights = self._weights(tokens)[:, chosen]
+            weights = self._weights(tokens, chosen)
             logits = draw(self.module.output_upscaling, cells, weights, size)
         if prompts.drawn is not None:
             logits = logits + prompts.drawn
         return MaskPrediction(logits, self.module.iou_prediction_head(tokens[:, 0])[:, chosen])
 
     def _weights(
-        self, tokens: Float[Tensor, "objects tokens dim"]
+        self, tokens: Float[Tensor, "objects tokens dim"], chosen: slice = slice(None)
     ) -> Float[Tensor, "objects masks channels"]:
-        heads = self.module.output_hypernetworks_mlps
-        return torch.stack([head(tokens[:, 1 + i]) for i, head in enumerate(heads)], dim=1)
+        heads = list(enumerate(self.module.output_hypernetworks_mlps))
+        if torch.is_grad_enabled():  # distributed training expects gradients of all of them
+            return torch.stack([head(tokens[:, 1 + i]) for i, head in heads], dim=1)[:, chosen]
+        return torch.stack([head(tokens[:, 1 + i]) for i, head in heads[chosen]], dim=1)
 
 
 def _best_three(every: MaskPrediction) -> MaskPrediction:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # importing it takes as long as torch
 
 Rows = Float[Tensor, "objects _ _"]  # any count, any width
 Cells = Float[Tensor, "images cells dim"]  # one image per object, or one for all
-_STRETCH = 512
+_STRETCH, _DRAWN = 512, 256
+"""Cells that are worked on together, and fewer where each becomes sixteen pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +110,11 @@ def draw(
         stretches = [
             _logits(
                 steps,
-                cells[:, start : start + _STRETCH],
+                cells[:, start : start + _DRAWN],
                 weights,
                 None if finer is None else _stretch(finer, start),
             )
-            for start in range(0, rows * cols, _STRETCH)
+            for start in range(0, rows * cols, _DRAWN)
         ]
         logits = torch.cat(stretches, dim=1)
     else:
@@ -154,7 +155,7 @@ def _logits(
 
 def _stretch(finer: tuple[Rows, Rows], start: int) -> tuple[Rows, Rows]:
     middle, fine = finer
-    stop = start + _STRETCH
+    stop = start + _DRAWN
     return middle[:, 4 * start : 4 * stop], fine[:, 16 * start : 16 * stop]
 
 
@@ -190,10 +191,14 @@ def _look(
         return _attend(attn, tokens, placed, cells)
     else:
         wide = query * query.shape[-1] ** -0.5 @ attn.k_proj.weight.unflatten(0, (heads, -1))
-        share = _scores(wide, placed).softmax(dim=-1)
-        sums = share @ (cells if len(cells) > 1 else cells[0])
+        if len(cells) == 1:  # all objects in one product, and cells first, as it is fastest
+            share = F.linear(placed[0], wide.flatten(0, 2)).softmax(dim=0).T
+            sums = (share @ cells[0]).view_as(wide)
+        else:
+            share = (wide.flatten(1, 2) @ placed.transpose(1, 2)).softmax(dim=-1)
+            sums = (share @ cells).view_as(wide)
         value = attn.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2)
-        out = sums.unflatten(1, (heads, -1)) @ value + attn.v_proj.bias.view(heads, 1, -1)
+        out = sums @ value + attn.v_proj.bias.view(heads, 1, -1)
     return attn.out_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -215,20 +220,35 @@ def _answered(
         return cells + _attend(attn, placed, marked, tokens)
     heads = attn.num_heads
     key, value = _heads(attn, attn.k_proj(marked)), _heads(attn, attn.v_proj(tokens))
-    key = key * key.shape[-1] ** -0.5
-    if side is not None:
-        scores = key @ side.query.transpose(2, 3)
-    else:
-        wide = key @ attn.q_proj.weight.unflatten(0, (heads, -1))
-        shift = key @ attn.q_proj.bias.view(heads, -1, 1)
-        scores = _scores(wide, placed).unflatten(1, (heads, -1)) + shift
-    share = scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
+    share = _shares(attn, key * key.shape[-1] ** -0.5, placed, side)
     spread = value @ attn.out_proj.weight.T.unflatten(0, (heads, -1))
     rest = F.pad(attn.out_proj.bias[None], (0, 0, 0, heads - 1))[:, None]
     spread = (spread + rest).flatten(1, 2)
     if side is None and len(cells) == len(share) and not torch.is_grad_enabled():
+        if len(cells) == 1:
+            return cells[0].addmm_(share[0], spread[0])[None]
         return cells.baddbmm_(share, spread)
     return torch.baddbmm(cells.expand(len(share), -1, -1), share, spread)
+
+
+def _shares(
+    attn: "Attention",
+    key: Float[Tensor, "objects heads tokens c"],
+    placed: Cells,
+    side: ImageSide | None,
+) -> Float[Tensor, "objects cells heads_tokens"]:
+    """Weights of the tokens in each head and cell; they sum to one over the tokens."""
+    if side is not None:
+        scores = key @ side.query.transpose(2, 3)
+        return scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
+    wide = key @ attn.q_proj.weight.unflatten(0, (attn.num_heads, -1))
+    shift = key @ attn.q_proj.bias.view(attn.num_heads, -1, 1)
+    if len(placed) == 1:
+        scores = F.linear(placed[0], wide.flatten(0, 2), shift.flatten())
+        return scores.unflatten(1, wide.shape[:3]).softmax(dim=-1).flatten(2).transpose(0, 1)
+    scores = wide.flatten(1, 2) @ placed.transpose(1, 2)
+    scores = scores.unflatten(1, wide.shape[1:3]) + shift
+    return scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
 
 
 def _is_narrow(attn: "Attention", tokens: Rows) -> bool:
@@ -270,14 +290,6 @@ def _for_all(objects: int, *parts: Tensor) -> list[Tensor]:
 
 def _heads(attn: "Attention", x: Rows) -> Float[Tensor, "objects heads tokens c"]:
     return x.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
-
-
-def _scores(
-    wide: Float[Tensor, "objects heads tokens dim"], cells: Cells
-) -> Float[Tensor, "objects heads_tokens cells"]:
-    """Products with all cells; those of a shared image in one matrix product."""
-    rows = wide.flatten(1, 2)
-    return rows @ (cells.transpose(1, 2) if len(cells) > 1 else cells[0].T)
 
 
 def _attend(attn: "Attention", q: Rows, k: Rows, v: Rows) -> Rows:
