@@ -25,6 +25,7 @@ from segkit.data.preprocess import InputSpec
 from segkit.models import ModelInfo, Segmenter, build, save_adapter
 
 IMPORTS = {
+    "torch": "import torch",
     "segkit": "import segkit",
     "segkit with torch": "import segkit; segkit.Segmenter",
     "segkit.models.build": "import segkit.models.build",

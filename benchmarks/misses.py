@@ -1,0 +1,76 @@
+"""Why rows of the book miss their targets, and what would help.
+
+What is said here holds for a row that missed when it was last measured; the figures beside it are
+those of that run. A row that misses and is not named says so, and the tests name it.
+"""
+
+from collections.abc import Mapping
+
+Why = tuple[str, str]
+"""Reason and next step."""
+
+MISSES: dict[tuple[str, str], Why] = {
+    ("C2", "with the mask before"): (
+        "a mask changes every cell of the image, so that keys, values and queries of the first "
+        "layer cannot be kept: their products and the encoding of the mask come on top of what a "
+        "preview by points costs",
+        "the encoded mask has 16 channels per cell: keep the products of the image and add those "
+        "of the 16 channels, which needs the prompt encoder to hand them on",
+    ),
+    ("C8", "dilated adapter, forward + backward"): (
+        "the six matrix products, which nobody can leave out, take the share of the authors' time "
+        "that the note calls floor; on top come seven GELUs and four GELU gradients, eight "
+        "depthwise convolutions and what a step costs around the module, all bound by memory or "
+        "by the error function; nothing dear is computed twice any more",
+        "GELU fused into the products, which needs a compiled kernel; on a GPU it is (K1, K2)",
+    ),
+    ("C8", "spatial adapter, forward + backward"): (
+        "the six matrix products take the share of the authors' time that the note calls floor, "
+        "which leaves next to nothing for four depthwise convolutions over 27 neighbours and the "
+        "sums that a step needs around the module",
+        "ReLU and mask fused into the products, which needs a compiled kernel; on a GPU (K4)",
+    ),
+    ("C10", "DD-SAM2, SAM 2.1 T: bytes"): (
+        "the trained mask decoder, 4.2 M of 4.8 M parameters, belongs in the file",
+        "met in bfloat16, the row below",
+    ),
+    ("C10", "DD-SAM2, SAM 2.1 T: read into the model"): (
+        "a sha256 over all bytes and a check for NaN, which the peer leaves out; the file is an "
+        "eighth of the peer's, not a fifteenth",
+        "none: a damaged file must not load",
+    ),
+    ("C10", "DD-SAM2, SAM 2.1 T, file in bfloat16: read into the model"): (
+        "finding the 180 places of the values in the model and converting them take as long as "
+        "reading",
+        "keep the walk over the modules between two adapters of one model",
+    ),
+    ("C10", "SAM-Adapter, ViT-B: read into the model"): (
+        "a sha256 over all bytes and a check for NaN, which the peer leaves out",
+        "none: a damaged file must not load",
+    ),
+    ("C11", "`import segkit; segkit.Segmenter`"): (
+        "a model is a module of torch, and importing torch takes the time of the row `import "
+        "torch`",
+        "none of ours: what needs no model, help, `segkit.load` and `segkit.measure`, imports no "
+        "torch",
+    ),
+    ("DT4", "voxel surfaces"): (
+        "two exact distance transforms of the box around both masks",
+        "a transform that stops where no surface asks for a distance",
+    ),
+    ("DT4", "surfel surfaces"): (
+        "two exact distance transforms of the box around both masks",
+        "a transform that stops where no surface asks for a distance",
+    ),
+}
+"""By identifier and a part of the case."""
+
+
+def explained(row: Mapping[str, object]) -> dict[str, object]:
+    """A row with `why it misses` and `next step`, if it misses its target."""
+    if row.get("met") != "no":
+        return dict(row)
+    for (identifier, part), (reason, step) in MISSES.items():
+        if row["row"] == identifier and part in str(row["case"]):
+            return dict(row) | {"why it misses": reason, "next step": step}
+    return dict(row) | {"why it misses": "not known yet", "next step": "profile it"}
