@@ -105,9 +105,11 @@ def _session(graph: bytes) -> Any:
     runtime = import_onnxruntime()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # its threads would go on spinning while torch decodes on the same cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised
     try:
-        return runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except _faults(runtime) as error:
         reason = str(error).splitlines()[0][:200]
         raise CheckpointError(
@@ -115,6 +117,9 @@ def _session(graph: bytes) -> Any:
             fix="export it again with: segkit convert --to int8 MODEL -o FILE",
             code="damaged_checkpoint",
         ) from error
+    # it would hold the bytes of the file for good, for a change of providers
+    session._model_bytes = None
+    return session
 
 
 def _faults(runtime: ModuleType) -> tuple[type[Exception], ...]:
