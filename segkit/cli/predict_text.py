@@ -43,6 +43,10 @@ class CommandWords:
         self.kind: str = args.text_as
         self.slices = _slices(args.text_slices)
         encoder = load_text_encoder(args.text_encoder, checkpoint=args.text_checkpoint)
+        with warnings.catch_warnings():  # each input warns by itself
+            warnings.simplefilter("ignore", DataWarning)
+            for wordings in self.words.values():  # said once, not for every input
+                encoder.tokens(wordings)
         self.prompter = TextPrompter(encoder, regions=RegionSettings(keep=args.text_regions))
 
     def __bool__(self) -> bool:

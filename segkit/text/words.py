@@ -22,7 +22,9 @@ class WordTokenizer:
     """Split a text into lower-case words and number them.
 
     Words outside of the vocabulary become one and the same token, with a `DataWarning` that names
-    them and the nearest known word. Texts longer than `context` are cut, with a warning too.
+    them and the nearest known word; a text without any known word is refused when it is read, since
+    the answer would have nothing to do with it. Texts longer than `context` are cut, with a warning
+    too.
 
     Raises:
         InputError: The vocabulary holds a word twice or one that no text can contain.
@@ -52,7 +54,9 @@ class WordTokenizer:
         """Token numbers, filled up with zeros."""
         out = torch.zeros(len(texts), self.context, dtype=torch.long)
         for row, text in enumerate(texts):
-            known = [self._lookup(word, text) for word in _WORD.findall(text.lower())]
+            words = _WORD.findall(text.lower())
+            self._check(words, text)
+            known = [self._lookup(word, text) for word in words]
             if len(known) > (room := self.context - 2):
                 warnings.warn(
                     f"text {text!r} has {len(known)} words, the encoder reads {room}; "
@@ -67,6 +71,16 @@ class WordTokenizer:
     def unknown(self, text: str) -> list[str]:
         """Words of a text that are not in the vocabulary."""
         return [word for word in _WORD.findall(text.lower()) if word not in self._number]
+
+    def _check(self, words: Sequence[str], text: str) -> None:
+        """Refuse a text of which nothing would be left."""
+        if any(word in self._number for word in words if word not in ARTICLES):
+            return
+        raise InputError(
+            f"the text encoder knows no word of {text!r}",
+            fix=f"it knows {', '.join(self.words)}; or use another encoder",
+            code="unknown_words",
+        )
 
     def _lookup(self, word: str, text: str) -> int:
         if (number := self._number.get(word)) is not None:

@@ -137,3 +137,14 @@ def test_words_on_a_volume_choose_a_slice_and_propagate(encoder, quadrant, tmp_p
     assert predict(path, tmp_path / "all.nii.gz", encoder, *options) == 0
     (found,) = json.loads(capsys.readouterr().out)["settings"]["text"]["inputs"][str(path)]
     assert sorted(place["slice"] for place in found["places"]) == [0, 1, 2, 3]
+
+
+def test_words_nobody_knows_end_the_command_before_an_input_is_read(
+    picture, encoder, tmp_path, capsys
+):
+    words = ["--text", "ring=a bright ring", "--text", "zebra=striped zebra"]
+    assert predict(tmp_path / "scan.png", tmp_path / "out.png", encoder, *words) == 1
+    error = capsys.readouterr().err
+    assert "knows no word of 'striped zebra'; it knows bright, ring, dark, spot" in error
+    assert "scan.png" not in error
+    assert not (tmp_path / "out.png").exists()

@@ -26,6 +26,12 @@ def test_unknown_words_are_named_with_the_nearest():
     assert tokenizer.unknown("brigt ring") == ["brigt"]
 
 
+@pytest.mark.parametrize("text", ["zebra", "a zebra", "the", "?"])
+def test_a_text_without_a_known_word_is_refused(text):
+    with pytest.raises(InputError, match=r"knows no word of .*; it knows bright, ring, lesion; or"):
+        WordTokenizer(WORDS, 6)([text])
+
+
 def test_articles_need_not_be_known():
     assert WordTokenizer(WORDS, 6)(["a ring"])[0].tolist() == [2, 1, 4, 6, 0, 0]
 
