@@ -16,9 +16,11 @@ from segkit.errors import CheckpointError, InputError
 from segkit.models import build
 from segkit.models.files import save_adapter
 from segkit.models.info import ModelInfo
+from segkit.models.segmenter import Segmenter
 from segkit.predictors import ImagePredictor, exported
 from segkit.predictors.base import Predictor, encoder_report
 from segkit.predictors.exported import Gate, export_encoder, use_encoder, weights_sha256
+from segkit.predictors.video import VideoPredictor
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
 
@@ -46,6 +48,11 @@ def calls(graph: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
 def file(tmp_path: Path) -> Path:
     export_encoder(build.sam_tiny(), None, path := tmp_path / "tiny.onnx")
     return path
+
+
+def automatic() -> Segmenter:
+    torch.manual_seed(0)  # of the class queries
+    return build.sam_tiny(classes=2)
 
 
 def test_what_is_exported_says_what_it_is(file: Path) -> None:
@@ -81,7 +88,7 @@ def test_below_the_gate_nothing_is_written(tmp_path: Path) -> None:
 def test_pictures_of_the_user_are_compared(tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(path := tmp_path / "a.png")
     gate = Gate(0.0, [path])
-    record = export_encoder(build.sam_tiny(classes=2), None, tmp_path / "x.onnx", gate=gate)
+    record = export_encoder(automatic(), None, tmp_path / "x.onnx", gate=gate)
     assert record.agreement["data"] == "1 files"
     assert record.agreement["masks"] <= 2  # classes
 
@@ -149,7 +156,7 @@ def test_kept_files_go_by_weights(calls: list[tuple[int, str]]) -> None:
 
 
 def test_adapted_models_keep_what_was_trained(tmp_path: Path) -> None:
-    segmenter = build.sam_tiny(classes=2)
+    segmenter = automatic()
     info = ModelInfo.of(segmenter, labels={1: "a", 2: "b"}, input=InputSpec(2, 64, "rgb"))
     save_adapter(path := tmp_path / "adapter.safetensors", segmenter, info)
     export_encoder(segmenter, info, file := tmp_path / "tiny.onnx", gate=Gate(0.9))
@@ -179,3 +186,33 @@ def test_files_that_only_claim_to_fit_are_held_to_their_graph(file: Path, tmp_pa
     write_encoder(path := tmp_path / "claims.onnx", b"no graph", read_encoder(file)[1])
     with pytest.raises(CheckpointError, match="cannot read the graph"):
         use_encoder(build.sam_tiny(), None, path)
+
+
+def test_videos_are_encoded_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, ...]] = []
+    monkeypatch.setattr(exported, "use_encoder", lambda *args: seen.append(args))
+    predictor = VideoPredictor.from_pretrained("sam2_test", encoder="float32")
+    assert seen == [(predictor.tracker.segmenter, None, "float32")]
+    assert predictor.device == torch.device("cpu")
+    with pytest.raises(InputError, match="runs on the CPU"):
+        VideoPredictor.from_pretrained("sam2_test", encoder="int8", device="cuda")
+
+
+@pytest.mark.slow
+def test_a_clip_is_followed_as_with_the_model_s_own_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exported, "export_graph", export_graph)
+    mine = VideoPredictor(build.sam2_test.tracker())
+    theirs = VideoPredictor(build.sam2_test.tracker())
+    file, segmenter = tmp_path / "x.onnx", theirs.tracker.segmenter
+    export_encoder(segmenter, None, file, "float32", gate=Gate(0.0))
+    use_encoder(segmenter, None, file)
+    clip = np.random.default_rng(0).integers(0, 255, (4, 48, 64), dtype=np.uint8)
+    masks = []
+    for predictor in (mine, theirs):
+        session = predictor.open(clip)
+        session.add_points([(20, 30)], [1], frame=0, object_id=1)
+        masks.append(np.stack([found.masks[1] for found in session.propagate()]))
+    assert masks[0].shape == (4, 48, 64)
+    assert (masks[0] == masks[1]).mean() > 0.999
