@@ -124,16 +124,27 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True)
+class Sketch:
+    """A map before its last projection: the map is `weight` times the few values, plus `bias`."""
+
+    values: Float[Tensor, "objects few rows cols"]
+    weight: Float[Tensor, "dim few"]
+    bias: Float[Tensor, " dim"]
+
+
+@dataclass(frozen=True, slots=True)
 class PromptTokens:
     """Encoded prompts: `sparse` tokens, a `dense` map and the position encoding of its cells.
 
-    `drawn` are mask logits that the masks start from, of a model that draws its prompts.
+    `drawn` are mask logits that the masks start from, of a model that draws its prompts. `sketch`,
+    where it is known, is what `dense` is a projection of; who replaces one replaces the other.
     """
 
     sparse: Float[Tensor, "objects tokens dim"]
     dense: Float[Tensor, "objects dim rows cols"]
     positions: Float[Tensor, "1 dim rows cols"]
     drawn: Float[Tensor, "objects 1 mask_rows mask_cols"] | None = None
+    sketch: Sketch | None = None
 
 
 @dataclass(frozen=True, slots=True)

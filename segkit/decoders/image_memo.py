@@ -1,4 +1,4 @@
-"""What clicks on one image have in common, kept from the second click on."""
+"""What prompts on one image have in common, kept from the second one on."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -8,8 +8,7 @@ import torch
 from segment_anything.modeling import TwoWayTransformer
 from torch import Tensor
 
-from segkit.decoders.base import with_dense
-from segkit.decoders.two_way import ImageSide, image_side
+from segkit.decoders.two_way import Added, ImageSide, image_side
 from segkit.typing import Maps, PromptTokens
 
 Stamp = tuple[tuple[int, int], ...]
@@ -33,21 +32,19 @@ class ImageMemo:
     def __call__(
         self, maps: Maps, prompts: PromptTokens, transformer: TwoWayTransformer
     ) -> ImageSide | None:
-        """Side of the image `maps` with the dense prompt, where it is worth keeping."""
-        if not _is_worth(maps, prompts.dense):
+        """Side of the image `maps`, where it is worth keeping and the dense prompt is simple."""
+        if not _is_worth(maps) or added(prompts) is None:
             return None
         layer = transformer.layers[0]
         parts = (layer.cross_attn_token_to_image, layer.cross_attn_image_to_token)
         weights = [weight for part in parts for weight in part.parameters()]
-        # without a mask the dense prompt is a view of a weight
-        stamp = tuple(_stamp(one) for one in (maps, prompts.dense, prompts.positions, *weights))
+        stamp = tuple(_stamp(one) for one in (maps, prompts.positions, *weights))
         with self._lock:
             if self._image() is not maps or self._stamp != stamp:
                 self._image, self._stamp, self._side = ref(maps, self._forget), stamp, None
                 return None
             if self._side is None:
-                image = with_dense(maps, prompts.dense, None)
-                self._side = image_side(transformer, image, prompts.positions)
+                self._side = image_side(transformer, maps, prompts.positions)
             return self._side
 
     def __deepcopy__(self, memo: object) -> "ImageMemo":
@@ -61,12 +58,22 @@ class ImageMemo:
             self._side = None
 
 
-def _is_worth(maps: Maps, dense: Maps) -> bool:
-    """Whether this is prediction on a CPU of one image without mask prompts."""
+def added(prompts: PromptTokens) -> Added | None:
+    """What the dense prompt adds to all cells; None where it is not known to be simple."""
+    dense = prompts.dense
+    if dense.stride()[2:] == (0, 0) and (len(dense) == 1 or dense.stride(0) == 0):
+        return Added(dense[0, :, 0, 0])
+    if (sketch := prompts.sketch) is None:
+        return None
+    values = sketch.values.flatten(2).transpose(1, 2)
+    return Added(sketch.bias, (values, sketch.weight.T))
+
+
+def _is_worth(maps: Maps) -> bool:
+    """Whether this is prediction on a CPU, of one image."""
     is_recorded = torch.is_grad_enabled() or torch.compiler.is_compiling()
     is_plain = not (is_recorded or maps.is_cuda or torch.is_autocast_enabled("cpu"))
-    is_shared = len(maps) == 1 and (len(dense) == 1 or dense.stride(0) == 0)
-    return is_plain and is_shared and dense.stride()[2:] == (0, 0)
+    return is_plain and len(maps) == 1
 
 
 def _stamp(tensor: Tensor) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from segkit.decoders.base import Decoder, select, with_dense
-from segkit.decoders.image_memo import ImageMemo
+from segkit.decoders.image_memo import ImageMemo, added
 from segkit.decoders.two_way import draw, two_way
 from segkit.typing import Features, MaskPrediction, PromptTokens
 
@@ -94,7 +94,8 @@ class MaskDecoder(Decoder):
             maps, transformer = features.levels[-1], self.module.transformer
             known = None if image_index is not None else self._memo(maps, prompts, transformer)
             seen = known or with_dense(maps, prompts.dense, image_index)
-            tokens, cells = two_way(transformer, seen, prompts.positions, tokens)
+            more = None if known is None else added(prompts)
+            tokens, cells = two_way(transformer, seen, prompts.positions, tokens, more)
             size = (maps.shape[2], maps.shape[3])
             weights = self._weights(tokens, chosen)
             logits = draw(self.module.output_upscaling, cells, weights, size)

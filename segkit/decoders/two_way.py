@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # importing it takes as long as torch
 
 Rows = Float[Tensor, "objects _ _"]  # any count, any width
 Cells = Float[Tensor, "images cells dim"]  # one image per object, or one for all
+Known = tuple["ImageSide", "Added"]
 _STRETCH, _DRAWN = 512, 256
 """Cells that are worked on together, and fewer where each becomes sixteen pixels."""
 
@@ -35,6 +36,14 @@ class ImageSide:
     key: Float[Tensor, "1 heads cells c"]
     value: Float[Tensor, "1 heads cells c"]
     query: Float[Tensor, "1 heads cells c"]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a dense prompt adds to the cells: the same to all, and few values times a weight."""
+
+    shift: Float[Tensor, " dim"]
+    few: tuple[Float[Tensor, "objects cells few"], Float[Tensor, "few dim"]] | None = None
 
 
 def image_side(
@@ -57,16 +66,19 @@ def two_way(
     image: Float[Tensor, "images dim rows cols"] | ImageSide,
     positions: Float[Tensor, "1 dim rows cols"],
     tokens: Float[Tensor, "objects tokens dim"],
+    added: Added | None = None,
 ) -> tuple[Float[Tensor, "objects tokens dim"], Float[Tensor, "objects cells dim"]]:
     """Return the tokens and the cells of the image after both have looked at each other.
 
-    `image` is one per object, or a single one that they share, or what is known of that one.
+    `image` is one per object, or a single one that they share, or what is known of that one before
+    `added` is added to it.
     """
     codes = positions.flatten(2).transpose(1, 2)
     spare: Cells | None = None
-    side: ImageSide | None = None
+    known: Known | None = None
     if isinstance(image, ImageSide):
-        side, cells, placed = image, image.cells, image.placed
+        known = image, added or Added(positions.new_zeros(positions.shape[1]))
+        cells, placed = image.cells, image.placed
     else:
         # a copy, or memory that `with_dense` has just written: ours to change
         cells = image.flatten(2).transpose(1, 2).contiguous()
@@ -79,14 +91,14 @@ def two_way(
             marked = queries + tokens
             queries = queries + _attend(layer.self_attn, marked, marked, queries)
         queries = layer.norm1(queries)
-        look = _look(layer.cross_attn_token_to_image, queries + tokens, placed, cells, side)
+        look = _look(layer.cross_attn_token_to_image, queries + tokens, placed, cells, known)
         queries = layer.norm2(queries + look)
         queries = layer.norm3(queries + layer.mlp(queries))
         marked = queries + tokens
         attn = layer.cross_attn_image_to_token
-        cells = _answered(attn, placed, marked, queries, cells, side)
+        cells = _answered(attn, placed, marked, queries, cells, known)
         cells, placed = _settled(layer.norm4, cells, codes, spare)
-        spare, side = placed, None
+        spare, known = placed, None
     look = _look(transformer.final_attn_token_to_image, queries + tokens, placed, cells)
     return transformer.norm_final_attn(queries + look), cells
 
@@ -175,7 +187,7 @@ def _times_four(
 
 
 def _look(
-    attn: "Attention", tokens: Rows, placed: Cells, cells: Cells, side: ImageSide | None = None
+    attn: "Attention", tokens: Rows, placed: Cells, cells: Cells, known: Known | None = None
 ) -> Rows:
     """Attend from tokens to cells: keys are `placed` projected, values `cells` projected.
 
@@ -184,9 +196,8 @@ def _look(
     drops out.
     """
     heads, query = attn.num_heads, _heads(attn, attn.q_proj(tokens))
-    if side is not None:
-        key, value = _for_all(len(query), side.key, side.value)
-        out = F.scaled_dot_product_attention(query, key, value)
+    if known is not None:
+        out = _looked(attn, query, *known)
     elif not _is_narrow(attn, tokens):
         return _attend(attn, tokens, placed, cells)
     else:
@@ -202,13 +213,34 @@ def _look(
     return attn.out_proj(out.transpose(1, 2).flatten(2))
 
 
+def _looked(
+    attn: "Attention", query: Float[Tensor, "objects heads tokens c"], side: ImageSide, added: Added
+) -> Float[Tensor, "objects heads tokens c"]:
+    """Attend to the cells of `side`, with what is added to them.
+
+    Its share of the keys and values is a product with the few values alone; the shift changes all
+    scores of a query alike, and all sums.
+    """
+    project = attn.v_proj.weight.unflatten(0, (attn.num_heads, -1)).transpose(1, 2)
+    shift = (added.shift @ project)[:, None]
+    if added.few is None:
+        key, value = _for_all(len(query), side.key, side.value)
+        return F.scaled_dot_product_attention(query, key, value) + shift
+    values, weight = added.few[0][:, None], added.few[1]
+    query = query * query.shape[-1] ** -0.5
+    through = (weight @ attn.k_proj.weight.T).unflatten(1, (attn.num_heads, -1))
+    few = query @ through.permute(1, 2, 0)
+    share = (query @ side.key.transpose(2, 3) + few @ values.transpose(2, 3)).softmax(dim=-1)
+    return share @ side.value + share @ values @ (weight @ project) + shift
+
+
 def _answered(
     attn: "Attention",
     placed: Cells,
     marked: Rows,
     tokens: Rows,
     cells: Cells,
-    side: ImageSide | None = None,
+    known: Known | None = None,
 ) -> Cells:
     """Add to the cells what they get from the tokens, without gradients perhaps in place.
 
@@ -216,15 +248,20 @@ def _answered(
     output. Weights sum to one in each head, so the bias of the output may ride on the values of one
     head.
     """
-    if side is None and not _is_narrow(attn, tokens):
+    if known is None and not _is_narrow(attn, tokens):
         return cells + _attend(attn, placed, marked, tokens)
     heads = attn.num_heads
     key, value = _heads(attn, attn.k_proj(marked)), _heads(attn, attn.v_proj(tokens))
-    share = _shares(attn, key * key.shape[-1] ** -0.5, placed, side)
+    share = _shares(attn, key * key.shape[-1] ** -0.5, placed, known)
     spread = value @ attn.out_proj.weight.T.unflatten(0, (heads, -1))
-    rest = F.pad(attn.out_proj.bias[None], (0, 0, 0, heads - 1))[:, None]
-    spread = (spread + rest).flatten(1, 2)
-    if side is None and len(cells) == len(share) and not torch.is_grad_enabled():
+    rest = attn.out_proj.bias if known is None else attn.out_proj.bias + known[1].shift
+    spread = (spread + F.pad(rest[None], (0, 0, 0, heads - 1))[:, None]).flatten(1, 2)
+    if known is not None and known[1].few is not None:
+        # what is added to the cells, in the same product
+        values, weight = known[1].few
+        share = torch.cat([share, values], dim=2)
+        spread = torch.cat([spread, weight.expand(len(spread), -1, -1)], dim=1)
+    if known is None and len(cells) == len(share) and not torch.is_grad_enabled():
         if len(cells) == 1:
             return cells[0].addmm_(share[0], spread[0])[None]
         return cells.baddbmm_(share, spread)
@@ -235,13 +272,17 @@ def _shares(
     attn: "Attention",
     key: Float[Tensor, "objects heads tokens c"],
     placed: Cells,
-    side: ImageSide | None,
+    known: Known | None,
 ) -> Float[Tensor, "objects cells heads_tokens"]:
     """Weights of the tokens in each head and cell; they sum to one over the tokens."""
-    if side is not None:
-        scores = key @ side.query.transpose(2, 3)
-        return scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
     wide = key @ attn.q_proj.weight.unflatten(0, (attn.num_heads, -1))
+    if known is not None:
+        side, added = known
+        scores = key @ side.query.transpose(2, 3) + (wide @ added.shift)[..., None]
+        if added.few is not None:
+            values, weight = added.few
+            scores = scores + wide @ weight.T @ values[:, None].transpose(2, 3)
+        return scores.softmax(dim=2).flatten(1, 2).transpose(1, 2)
     shift = key @ attn.q_proj.bias.view(attn.num_heads, -1, 1)
     if len(placed) == 1:
         scores = F.linear(placed[0], wide.flatten(0, 2), shift.flatten())

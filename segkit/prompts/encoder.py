@@ -12,7 +12,7 @@ from segkit.errors import InputError
 from segkit.prompts.base import PromptEncoder
 from segkit.prompts.drawing import draw_marks, first_logits
 from segkit.prompts.positions import PositionCodes
-from segkit.typing import BOX_FIRST, PADDING, Prompts, PromptTokens
+from segkit.typing import BOX_FIRST, PADDING, Prompts, PromptTokens, Sketch
 
 Trained = Literal["none", "no_mask", "all"]
 
@@ -79,11 +79,15 @@ class SamPromptEncoder(PromptEncoder):
             self._check_masks(prompts.masks, count, size)
         if self.draws:
             return self._drawn(prompts, sparse, size)
+        positions = self._positions(size)
         if prompts.masks is None:
-            dense = self._no_mask(count, size)
-        else:
-            dense = self.module.mask_downscaling(prompts.masks)
-        return PromptTokens(sparse, dense, self._positions(size))
+            return PromptTokens(sparse, self._no_mask(count, size), positions)
+        *steps, last = self.module.mask_downscaling
+        values = prompts.masks
+        for step in steps:
+            values = step(values)
+        sketch = Sketch(values, last.weight.flatten(1), last.bias)
+        return PromptTokens(sparse, last(values), positions, sketch=sketch)
 
     @override
     def empty(self, count: int, size: tuple[int, int]) -> PromptTokens:

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,15 +73,48 @@ def test_a_changed_map_is_noticed(segmenter: Segmenter) -> None:
     torch.testing.assert_close(decoded(segmenter, features, 20.0), expected)
 
 
-def test_mask_prompts_and_gradients_go_past_it(segmenter: Segmenter) -> None:
+def test_gradients_go_past_it(segmenter: Segmenter) -> None:
     features, click = encoded(segmenter), clicks(20.0)
     for _ in range(3):
         segmenter.decode(features, click).logits.sum().backward()
-    masked = Prompts(click.points, click.labels, torch.randn(1, 1, 32, 32))
-    with torch.no_grad():
-        for _ in range(3):
-            segmenter.decode(features, masked)
     assert side(segmenter) is None
+
+
+@pytest.mark.parametrize("rows", [(20.0,), (20.0, 41.0, 5.0)])
+def test_mask_prompts_share_it_with_clicks(
+    segmenter: Segmenter, rows: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, click = encoded(segmenter), clicks(*rows)
+    shape = (len(rows), 1, 32, 32)
+    masked = replace(
+        click, masks=3 * torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    )
+    fresh = copy.deepcopy(segmenter)
+    monkeypatch.setattr(type(fresh.decoder._memo), "__call__", lambda *_: None)
+    with torch.no_grad():
+        expected = [fresh.decode(features, one).logits for one in (click, masked)]
+    monkeypatch.undo()
+    decoded(segmenter, features, *rows)
+    decoded(segmenter, features, *rows)
+    kept = side(segmenter)
+    assert kept is not None
+    with torch.no_grad():
+        found = [segmenter.decode(features, one).logits for one in (click, masked)]
+    assert side(segmenter) is kept
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_dense_prompt_of_unknown_making_goes_past_it(segmenter: Segmenter) -> None:
+    features = encoded(segmenter)
+    for _ in range(2):
+        decoded(segmenter, features, 20.0)
+    with torch.no_grad():
+        tokens = segmenter.prompt_encoder(clicks(20.0), (64, 64))
+        dense = torch.randn(tokens.dense.shape, generator=torch.Generator().manual_seed(3))
+        given = replace(tokens, dense=dense)
+        found = segmenter.decoder(features, given).logits
+        expected = copy.deepcopy(segmenter).decoder(features, given).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_it_goes_with_the_image(segmenter: Segmenter) -> None:

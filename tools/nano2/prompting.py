@@ -37,6 +37,6 @@ def decode(
     if marks.previous is not None and has_mask is not None:
         given = has_mask.view(-1, 1, 1, 1)
         empty = encoder.empty(len(owner), size).dense
-        tokens = replace(tokens, dense=given * tokens.dense + (1 - given) * empty)
+        tokens = replace(tokens, dense=given * tokens.dense + (1 - given) * empty, sketch=None)
     found: Sam2Masks = decoder.every_mask(features, tokens, owner)
     return found
