@@ -8,6 +8,7 @@ what lasts longer, the video rows, is in the book as it was measured by itself.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -90,27 +91,45 @@ def _share(text: str) -> float:
     return float(over) / float(under or 1)
 
 
+def measure() -> dict[str, float]:
+    """Run each benchmark, stop at the first that fails; returns what it took, in minutes."""
+    start = time.perf_counter()
+    for command in CPU:
+        subprocess.run([sys.executable, "-m", *command.split()], check=True)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "minutes": (time.perf_counter() - start) / 60,
+        "processor": (used.ru_utime + used.ru_stime) / 60,
+        "load": os.getloadavg()[2],
+        "cores": float(os.cpu_count() or 1),
+    }
+
+
+def kept_times() -> dict[str, float]:
+    """What the last `measure` took; empty where the book has not been written."""
+    path = table.RESULTS / "cpu.json"
+    return json.loads(path.read_text()).get("raw", {}) if path.exists() else {}
+
+
 def main() -> None:
-    """Run each benchmark; stop at the first that fails."""
+    """Measure, if asked to, and write `results/cpu.*`."""
     parser = argparse.ArgumentParser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--cpu", action="store_true", help="measure the CPU rows")
     what.add_argument("--book", action="store_true", help="put the rows together, measure nothing")
+    spent = measure() if parser.parse_args().cpu else kept_times()
     notes = (
         "Ratios are segkit / peer, lower is better. Hardware, versions and commit of a row stand "
         "in the file it comes from."
     )
-    if parser.parse_args().cpu:
-        start = time.perf_counter()
-        for command in CPU:
-            subprocess.run([sys.executable, "-m", *command.split()], check=True)
-        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if spent:
         notes += (
-            f" Measured in one go, video aside, in {(time.perf_counter() - start) / 60:.1f} minutes"
-            f" ({(spent.ru_utime + spent.ru_stime) / 60:.1f} of processor time)."
-        )
+            " Last measured in one go, video aside, in {minutes:.1f} minutes, {processor:.1f} of "
+            "processor time, at a load of {load:.1f} on {cores:.0f} cores."
+        ).format(**spent)
     rows = list(book())
-    print(table.write("cpu", "The benchmark book: CPU", rows, notes=notes).read_text())
+    title = "The benchmark book: CPU"
+    print(table.write("cpu", title, rows, notes=notes, raw=spent).read_text())
 
 
 if __name__ == "__main__":
