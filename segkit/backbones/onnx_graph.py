@@ -73,7 +73,7 @@ def export_graph(backbone: Backbone, side: int, precision: Precision) -> bytes:
         path = Path(folder) / "encoder.onnx"
         _export(_plain(backbone), side, path)
         if precision == "int8":
-            path = _quantised(path)
+            path = quantised(path)
         return path.read_bytes()
 
 
@@ -120,7 +120,8 @@ def _export(backbone: Backbone, side: int, path: Path) -> None:
     program.save(str(path), external_data=n_bytes > LARGEST_BYTES // 2)
 
 
-def _quantised(path: Path) -> Path:
+def quantised(path: Path) -> Path:
+    """Write a graph beside itself with its weights and their products in bytes."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out = path.with_name("quantised.onnx")
