@@ -74,8 +74,8 @@ def tell_speed(precision: Precision) -> None:
     """Say so where int8 cannot be expected to be faster than float32."""
     if precision == "int8" and has_int8_products() is False:
         _LOG.warning(
-            "this processor has no VNNI, which makes int8 fast: the encoder may hardly be faster here "
-            "than the model's own or its float32 export"
+            "this processor has no VNNI, which makes int8 fast: the encoder may hardly be faster "
+            "here than the model's own or its float32 export"
         )
 
 
