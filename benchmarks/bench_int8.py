@@ -107,6 +107,7 @@ def times(name: str, folder: Path) -> list[Row]:
     least = {way: found[way].least_ms / 1e3 for way in WAYS}
     return [
         {
+            "row": f"C3 {way}" if name == "vit_b" and way in PRECISIONS else "",
             "case": f"{both.sizes.name}, {both.side} x {both.side}",
             "what": "time",
             "unit": "s CPU",
@@ -237,12 +238,12 @@ def _write(rows: list[Row]) -> None:
     vnni = {True: "has VNNI", False: "has no VNNI", None: "may have VNNI"}[has_int8_products()]
     notes = (
         f"The processor {vnni}, which the target is meant for. Least processor time of interleaved "
-        "runs, on one thread, while nothing else ran. official: segment-anything 1.0, eager; "
+        "runs on one thread, all samples in the JSON file. official: segment-anything 1.0, eager; "
         "segkit: the model's own encoder; float32 and int8: exported, in ONNX Runtime. Memory of "
         "exported encoders is over the float weights beside them, which a predictor releases. "
         "Random weights but for the masks of nano; IoU compares masks for the same prompt."
     )
-    columns = ("case", "what", "encoder", "figure", "unit", "ratio to official", "ratio to segkit",
+    columns = ("row", "case", "what", "encoder", "figure", "unit", "ratio to official", "ratio to segkit",
                "target", "met", "relative error", "note")  # fmt: skip
     cells = [{key: row.get(key) for key in columns} for row in rows]
     title = "Exported encoders on the CPU"
