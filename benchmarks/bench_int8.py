@@ -243,8 +243,8 @@ def _write(rows: list[Row]) -> None:
         "exported encoders is over the float weights beside them, which a predictor releases. "
         "Random weights but for the masks of nano; IoU compares masks for the same prompt."
     )
-    columns = ("row", "case", "what", "encoder", "figure", "unit", "ratio to official", "ratio to segkit",
-               "target", "met", "relative error", "note")  # fmt: skip
+    columns = ("row", "case", "what", "encoder", "figure", "unit", "ratio to official",
+               "ratio to segkit", "target", "met", "relative error", "note")  # fmt: skip
     cells = [{key: row.get(key) for key in columns} for row in rows]
     title = "Exported encoders on the CPU"
     print(table.write("int8", title, cells, notes=notes, raw=raw).read_text())
