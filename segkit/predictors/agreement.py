@@ -1,8 +1,9 @@
 """How far the masks on an exported encoder are those on the encoder it was made from."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from segkit.data.objects import as_source
 from segkit.data.phantom import phantom_picture
 from segkit.data.preprocess import InputSpec, SliceView
 from segkit.data.volume import Picture, Volume
-from segkit.errors import InputError
+from segkit.errors import CheckpointError, InputError
 from segkit.metrics.overlap import overlap
 from segkit.models.segmenter import Segmenter, upsample
 from segkit.predictors.watch import UNWATCHED, Watch
@@ -66,6 +67,26 @@ class Agreement:
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> "Agreement":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            CheckpointError: It is something else.
+        """
+        kinds = {"data": str, "pictures": int, "masks": int}
+        names = [one.name for one in fields(cls)]
+        is_right = all(type(value.get(name)) is kinds.get(name, float) for name in names)
+        if not is_right or len(value) != len(names):
+            raise CheckpointError(f"its agreement must hold exactly {names}, got {dict(value)}")
+        return cls(**value)
+
+    def __str__(self) -> str:
+        return (
+            f"mean IoU {self.mean_iou:.4f}, least {self.least_iou:.3f}, over {self.masks} masks of "
+            f"{self.pictures} pictures ({self.data})"
+        )
 
 
 @torch.inference_mode()

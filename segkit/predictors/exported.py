@@ -115,6 +115,8 @@ def use_encoder(segmenter: Segmenter, info: ModelInfo | None, encoder: str | Pat
     graph, record = read_encoder(path)
     _check_fits(path, record, segmenter, info)
     tell_speed(record.precision)
+    if Agreement.from_dict(record.agreement).mean_iou < LEAST_IOU:
+        _LOG.warning("%s was accepted although its masks differ from the model's own", path)
     segmenter.backbone = _exported(graph, segmenter.backbone, record)
     _LOG.info("encoder %s: %s", path, describe(record))
     return record
@@ -127,11 +129,9 @@ def weights_sha256(segmenter: Segmenter) -> str:
 
 def describe(record: EncoderRecord) -> str:
     """Say in one line what an exported encoder is and how well it agrees."""
-    facts = record.agreement
     return (
-        f"{record.backbone} in {record.precision} for {record.side} x {record.side} pixels, mean "
-        f"IoU {facts['mean_iou']:.4f}, least {facts['least_iou']:.3f} with the float encoder over "
-        f"{facts['masks']} masks of {facts['pictures']} pictures ({facts['data']})"
+        f"{record.backbone} in {record.precision} for {record.side} x {record.side} pixels; with "
+        f"the float encoder {Agreement.from_dict(record.agreement)}"
     )
 
 
@@ -170,9 +170,8 @@ def _side(segmenter: Segmenter, info: ModelInfo | None) -> int:
 def _check(found: Agreement, precision: Precision, gate: Gate) -> None:
     if found.mean_iou < gate.least_iou:
         raise InputError(
-            f"the {precision} encoder does not agree with the float one: mean IoU "
-            f"{found.mean_iou:.4f}, least {found.least_iou:.3f}, over {found.masks} masks of "
-            f"{found.pictures} pictures ({found.data}); required is a mean of {gate.least_iou}",
+            f"the {precision} encoder does not agree with the float one: {found}; required is a "
+            f"mean of {gate.least_iou}",
             fix="use float32; or compare on pictures like yours with segkit convert --to "
             f"{precision} MODEL -o FILE --data PATH, or accept less with its --min-iou",
             code="encoder_differs",
@@ -184,6 +183,7 @@ def _check_fits(
 ) -> None:
     found, side = weights_sha256(segmenter), _side(segmenter, info)
     again = "export it again from this model: segkit convert --to int8 MODEL -o FILE"
+    Agreement.from_dict(record.agreement)
     if record.weights_sha256 != found:
         raise CheckpointError(
             f"was exported from weights with sha256 {record.weights_sha256} "

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,27 @@ def test_files_that_only_claim_to_fit_are_held_to_their_graph(file: Path, tmp_pa
     write_encoder(path := tmp_path / "claims.onnx", b"no graph", read_encoder(file)[1])
     with pytest.raises(CheckpointError, match="cannot read the graph"):
         use_encoder(build.sam_tiny(), None, path)
+
+
+def test_what_was_accepted_below_the_bound_says_so_each_time(
+    file: Path, graph: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    use_encoder(build.sam_tiny(), None, file)
+    assert "was accepted although" not in caplog.text
+    record = read_encoder(file)[1]
+    poor = replace(record, agreement={**record.agreement, "mean_iou": 0.9})
+    write_encoder(other := file.with_name("poor.onnx"), graph, poor)
+    use_encoder(build.sam_tiny(), None, other)
+    assert f"{other} was accepted although its masks differ" in caplog.text
+
+
+@pytest.mark.parametrize("change", [{"mean_iou": "high"}, {"more": 1}, {"masks": 1.5}])
+def test_agreements_of_another_form_are_refused(file: Path, change: dict[str, object]) -> None:
+    record = read_encoder(file)[1]
+    wrong = replace(record, agreement={**record.agreement, **change})
+    write_encoder(other := file.with_name("other.onnx"), b"graph", wrong)
+    with pytest.raises(CheckpointError, match="its agreement must hold exactly"):
+        use_encoder(build.sam_tiny(), None, other)
 
 
 def test_videos_are_encoded_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
