@@ -66,7 +66,8 @@ def _read_file(path: Path, options: ReadOptions) -> Volume:
         raise InputError(
             "is a DICOM object without image slices",
             path=path,
-            fix="give the folder or the file of an image series",
+            fix="give the folder or the file of an image series; contours (RTSTRUCT) are read "
+            "beside their series, by segkit.data.dicom_rtstruct.read_rtstruct",
             code="no_slices",
         )
     placed = [frame for frame in frames if frame.position_mm and frame.orientation]

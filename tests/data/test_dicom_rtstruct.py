@@ -72,6 +72,13 @@ def test_an_independent_reader_finds_the_same_voxels(tmp_path: Path, edit: Edit 
         np.testing.assert_array_equal(np.moveaxis(found[name], 2, 0), mask == value)
 
 
+def test_contours_alone_are_no_volume(tmp_path: Path) -> None:
+    source = read_series(write_series(tmp_path / "series"))
+    write_rtstruct(tmp_path / "m.dcm", some_mask(), source)
+    with pytest.raises(InputError, match=r"without image slices; .*read_rtstruct"):
+        read_series(tmp_path / "m.dcm")
+
+
 def test_oblique_and_anisotropic_masks_survive_the_round_trip(tmp_path: Path) -> None:
     like = read_series(write_series(tmp_path / "series", oblique))
     assert np.ptp(like.geometry.spacing_mm) > 2
