@@ -170,28 +170,32 @@ def _attend(attn: Attention, qkv: Float[Tensor, "n h w width"]) -> Tokens:
     qkv = qkv.reshape(n, h * w, 3, attn.num_heads, -1)
     q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # [n heads tokens channels]
     keys = k.transpose(2, 3) * k.shape[-1] ** -0.5
+    # here, not in the loop: as constants of the graph they exist once
+    tables = [
+        get_rel_pos(side, side, table)
+        for side, table in ((h, attn.rel_pos_h), (w, attn.rel_pos_w))
+        if attn.use_rel_pos
+    ]
     step = max(1, _STRETCH // w)
     found = []
     for start in range(0, h, step):
         rows = range(start, min(start + step, h))
         some = q[:, :, rows.start * w : rows.stop * w]
         scores = some @ keys
-        if attn.use_rel_pos:
-            scores = scores + _bias(attn, some.unflatten(2, (len(rows), w)), rows, (h, w))
+        if tables:
+            tall, wide = tables
+            grid = some.unflatten(2, (len(rows), w))
+            scores = scores + _bias(grid, tall[rows.start : rows.stop], wide)
         found.append(scores.softmax(dim=-1) @ v)
     return torch.cat(found, dim=2).transpose(1, 2).reshape(n, h, w, -1)
 
 
 def _bias(
-    attn: Attention,
     q: Float[Tensor, "n heads rows w c"],
-    rows: range,
-    size: tuple[int, int],
+    tall: Float[Tensor, "rows h c"],
+    wide: Float[Tensor, "w w c"],
 ) -> Float[Tensor, "n heads queries keys"]:
     """What the relative positions add to the scores of some rows of queries."""
-    h, w = size
-    tall = get_rel_pos(h, h, attn.rel_pos_h)[rows.start : rows.stop]
-    wide = get_rel_pos(w, w, attn.rel_pos_w)
     along_rows = torch.einsum("nhxyc,xkc->nhxyk", q, tall)[..., :, None]
     along_cols = torch.einsum("nhxyc,ykc->nhxyk", q, wide)[..., None, :]
     return (along_rows + along_cols).flatten(4).flatten(2, 3)
