@@ -137,23 +137,21 @@ def _met(name: str, way: str, least: dict[str, float]) -> str:
 
 
 @torch.inference_mode()
-def memory(name: str, folder: Path, way: str) -> list[Row]:
-    """Peak of one call over what was there before, in a process of its own; size of the weights."""
+def memory(name: str, folder: Path, way: Precision) -> list[Row]:
+    """Peak of one call over what was there before, in a process of its own; size of the file."""
     both = Contenders(name, folder)
     command = [sys.executable, "-m", "benchmarks.bench_int8", "--keep", str(folder)]
     run = subprocess.run(
         [*command, "--peak", name, way], check=True, capture_output=True, text=True
     )
-    size = 4 * sum(one.numel() for one in both.backbone.encoder.parameters())
-    if way in PRECISIONS:
-        size = both.graph("int8" if way == "int8" else "float32").stat().st_size
+    size = both.graph(way).stat().st_size
     base: Row = {
         "case": f"{both.sizes.name}, {both.side} x {both.side}", "encoder": way, "unit": "MiB"
     }  # fmt: skip
     peak = json.loads(run.stdout.splitlines()[-1])
     return [
         {**base, "what": "peak of a call over what was held", "figure": peak},
-        {**base, "what": "weights", "figure": size / 2**20},
+        {**base, "what": "file", "figure": size / 2**20},
     ]
 
 
@@ -218,7 +216,7 @@ def main() -> None:
         f"{name}_times": partial(times, name, args.keep) for name in SIZES
     }
     for name in SIZES:
-        for way in WAYS:
+        for way in PRECISIONS:
             cases[f"{name}_memory_{way}"] = partial(memory, name, args.keep, way)
     for name in ("phantoms", *PLAIN):
         cases[f"agreement_{name}"] = partial(agreement, name, args.data, args.keep)
@@ -239,8 +237,8 @@ def _write(rows: list[Row]) -> None:
     notes = (
         f"The processor {vnni}, which the target is meant for. Least processor time of interleaved "
         "runs on one thread, all samples in the JSON file. official: segment-anything 1.0, eager; "
-        "segkit: the model's own encoder; float32 and int8: exported, in ONNX Runtime. Memory of "
-        "exported encoders is over the float weights beside them, which a predictor releases. "
+        "segkit: the model's own encoder; float32 and int8: exported, in ONNX Runtime. The memory "
+        "of the first two is row C4 (`encode.md`). "
         "Random weights but for the masks of nano; IoU compares masks for the same prompt."
     )
     columns = ("row", "case", "what", "encoder", "figure", "unit", "ratio to official",
