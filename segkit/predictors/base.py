@@ -117,7 +117,8 @@ class Predictor:
         if self.segmenter.is_automatic:
             raise InputError(
                 "this model segments its classes without prompts",
-                fix="use segment(source); clicks need a model trained in interactive mode",
+                fix="leave prompts and words out (in Python: segment(source)); they need a model "
+                "trained in interactive mode",
             )
         opened = self.read(source, options)
         engine: Engine[Any]

@@ -164,6 +164,16 @@ def test_many_masks_are_not_written_below_the_name_of_a_file(
     assert not (tmp_path / "mask.nii.gz").exists()
 
 
+def test_prompts_for_a_model_of_classes_are_refused(
+    models: list[Path], cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = sorted(cases.iterdir())[0]
+    out = tmp_path / "mask.nii.gz"
+    assert main([*words(models[0], case, out), "--box", "1,1,1,9,9,2"]) == 1
+    assert "leave prompts and words out" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_an_error_names_its_input(capsys):
     tell([CaseResult("a.png", None, "failed", error="no prompt given")])
     tell([CaseResult("b.png", None, "failed", error="b.png: is damaged")])
