@@ -24,7 +24,6 @@ from benchmarks.rows import gate
 from benchmarks.timing import contest
 from benchmarks.zero_shot_data import SETS, Item
 from segkit.adapters.base import Adapter
-from segkit.backbones.onnx_encoder import OnnxBackbone, has_int8_products
 from segkit.backbones.onnx_file import EncoderRecord
 from segkit.backbones.onnx_graph import PRECISIONS, Precision, export_graph, quantised
 from segkit.backbones.sam import SamBackbone
@@ -32,6 +31,7 @@ from segkit.backbones.sam_modules import NANO, VIT_B, SamSizes
 from segkit.data.preprocess import SliceView
 from segkit.data.volume import Picture
 from segkit.models import build
+from segkit.models.onnx_encoder import OnnxBackbone, has_int8_products
 from segkit.predictors.agreement import Example, compare, phantom_examples
 from segkit.predictors.base import default_input
 from segkit.predictors.exported import LEAST_IOU

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from segkit.backbones.base import Backbone
 from segkit.backbones.checkpoints import content_sha256
-from segkit.backbones.onnx_encoder import OnnxBackbone, import_onnxruntime, tell_speed
 from segkit.backbones.onnx_file import EncoderRecord, read_encoder, write_encoder
 from segkit.backbones.onnx_graph import PRECISIONS, Precision, export_graph
 from segkit.data.preprocess import InputSpec
 from segkit.data.volume import Picture, Volume
 from segkit.errors import CheckpointError, InputError
 from segkit.models.info import ModelInfo
+from segkit.models.onnx_encoder import OnnxBackbone, import_onnxruntime, tell_speed
 from segkit.models.segmenter import Segmenter
 from segkit.models.weights import home_folder
 from segkit.predictors import agreement

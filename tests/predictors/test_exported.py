@@ -9,7 +9,6 @@ from PIL import Image
 
 pytest.importorskip("onnxruntime", reason="needs segkit[int8]")
 
-from segkit.backbones.onnx_encoder import OnnxBackbone
 from segkit.backbones.onnx_file import read_encoder, write_encoder
 from segkit.backbones.onnx_graph import export_graph
 from segkit.data.preprocess import InputSpec
@@ -17,6 +16,7 @@ from segkit.errors import CheckpointError, InputError
 from segkit.models import build
 from segkit.models.files import save_adapter
 from segkit.models.info import ModelInfo
+from segkit.models.onnx_encoder import OnnxBackbone
 from segkit.models.segmenter import Segmenter
 from segkit.predictors import ImagePredictor, exported
 from segkit.predictors.base import Predictor, encoder_report

@@ -17,13 +17,14 @@ from segkit.adapters import (
     LoRA,
     Spatial,
 )
-from segkit.backbones import onnx_encoder, onnx_graph
-from segkit.backbones.onnx_encoder import OnnxBackbone, has_int8_products, tell_speed
+from segkit.backbones import onnx_graph
 from segkit.backbones.onnx_file import EncoderRecord
 from segkit.backbones.onnx_graph import export_graph
 from segkit.backbones.sam import SamBackbone
 from segkit.backbones.sam2 import Sam2Backbone
 from segkit.errors import CheckpointError, InputError, MissingExtraError
+from segkit.models import onnx_encoder
+from segkit.models.onnx_encoder import OnnxBackbone, has_int8_products, tell_speed
 from segkit.typing import Grid
 
 ADAPTERS = [DepthwiseDilated, DynamicPrompts, Frequency, HighFrequency, LoRA, Spatial]
