@@ -66,14 +66,16 @@ class Steps:
         return (time.process_time() - start) * 1e3
 
 
-def compared(case: str, builder: Builder, side: int, images: int, **options: object) -> Row:
-    """Interleaved steps of two epochs after the one that fills the cache."""
+def compared(
+    case: str, builder: Builder, side: int, images: int, *, epochs: int, **options: object
+) -> Row:
+    """Interleaved steps of all epochs after the one that fills the cache."""
     shown = batches(2, images, side)
     plain = Steps(module(builder, **options), shown)
     kept = Steps(module(builder, **options), shown)
     kept.module.stems = StemCacheSpec(mode="ram").open(kept.module.segmenter, images_recur=True)
     samples: dict[str, list[float]] = {"plain": [], "kept": []}
-    for step in range(3 * len(shown)):
+    for step in range(epochs * len(shown)):
         for name, one in (("plain", plain), ("kept", kept)):
             spent = one()
             if step >= len(shown):
@@ -94,16 +96,16 @@ def compared(case: str, builder: Builder, side: int, images: int, **options: obj
 def main() -> None:
     """Measure and write `results/features.*`."""
     rows = [
-        compared("nano, decoder alone", build.nano, 256, 4, trainable="decoder"),
+        compared("nano, decoder alone", build.nano, 256, 4, epochs=6, trainable="decoder"),
         compared(
             "nano, dilated adapter after block 4 of 6", build.nano, 256, 4,
-            adapter=partial(DepthwiseDilated, start=3),
+            epochs=6, adapter=partial(DepthwiseDilated, start=3),
         ),
         compared("nano, dilated adapter after every block", build.nano, 256, 4,
-                 adapter=DepthwiseDilated),
+                 epochs=9, adapter=DepthwiseDilated),
         compared(
-            "ViT-B, decoder alone", build.sam_vit_b, 512, 1, trainable="decoder",
-            checkpoint="random",
+            "ViT-B, decoder alone", build.sam_vit_b, 512, 1, epochs=3,
+            trainable="decoder", checkpoint="random",
         ),
     ]  # fmt: skip
     notes = (
