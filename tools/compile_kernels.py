@@ -8,6 +8,7 @@ Run: python -m tools.compile_kernels [--arch 80 86 89 90] [--only CASE]
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -169,11 +170,15 @@ def _high_pass(x: Tensor, dtype: torch.dtype) -> None:
         del half
         return tuple(torch.empty(n, size, device=device) for n in (size, 2))  # type: ignore[return-value]
 
-    original, highpass._band = highpass._band, band
+    def no_autocast(*_: object, **__: object) -> contextlib.nullcontext[None]:
+        return contextlib.nullcontext()  # meta tensors have none that could be switched off
+
+    originals = highpass._band, torch.autocast
+    highpass._band, torch.autocast = band, no_autocast  # type: ignore[assignment, misc]
     try:
         highpass.high_pass._init_fn(x, 256, 256, True, dtype)
     finally:
-        highpass._band = original
+        highpass._band, torch.autocast = originals  # type: ignore[misc]
 
 
 def main() -> int:
