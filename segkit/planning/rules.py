@@ -18,6 +18,11 @@ _NEIGHBOURS = 4.0  # slices farther apart than so many pixels show other things
 _EMPTY_KEPT = 0.2
 _MANY_OBJECTS = 3
 _FEWEST_OBJECTS, _MOST_OBJECTS = 4, 8  # limits of what is marked in one image at once
+_ZOOM, _ZOOM_CROWDED = 2.0, 1.6  # width of a window in widths of its object; with others around
+_ZOOM_SIZE, _ZOOM_GAIN = (
+    128,
+    1.5,
+)  # side of a window as it is shown; less enlarged, it is not worth it
 _NARROWEST = 50.0  # Hounsfield units
 _RANGE_USED = 0.5  # by the median picture; darker ones lose more than half of their contrast
 _HOLLOW = 0.3  # share of its box below which a box says little about an object
@@ -36,6 +41,7 @@ def decide(found: Fingerprint, request: PlanRequest) -> list[Decision]:
         *_size(found, size),
         *_slices(found, mode),
         *_objects(found, mode),
+        *_zoom(found, mode, size),
         *_augmentation(found),
         *_rates(request, mode),
     ]
@@ -230,6 +236,20 @@ def _objects(found: Fingerprint, mode: PromptMode) -> Iterator[Decision]:
         count = next(iter(found.classes.values())).objects_2d.median
         reason = f"half of the pictures have {count:g} objects or more; so many a step"
         yield Decision("prompt.interaction.max_objects", objects_at_once(found), reason)
+
+
+def _zoom(found: Fingerprint, mode: PromptMode, size: int) -> Iterator[Decision]:
+    """Prompted objects that are small in their picture are cut out and enlarged."""
+    if mode == "automatic" or found.dimensions == 3:
+        return
+    smallest = min(one.diameter_mm.median for one in found.classes.values())
+    width = smallest / min(found.plane_mm) * _scale(found, size)
+    factor = _ZOOM_CROWDED if found.instances else _ZOOM
+    gain = _ZOOM_SIZE / (factor * max(width, 1.0))
+    if gain >= _ZOOM_GAIN:
+        reason = f"objects are {width:.0f} pixels wide there; a window around each shows them "
+        zoom = {"_target_": "segkit.data.zoom.Zoom", "factor": factor, "size": _ZOOM_SIZE}
+        yield Decision("data.zoom", zoom, f"{reason}{gain:.1f} times as large")
 
 
 def _augmentation(found: Fingerprint) -> Iterator[Decision]:

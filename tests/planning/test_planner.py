@@ -227,6 +227,25 @@ def test_many_numbered_objects_are_marked_at_once(tmp_path: Path, steps: list[Qu
     found = plan(tmp_path, PlanRequest(prompt="mixed", source=SourceSpec(labels={1: "cell"})))
     assert found.value("data.instances") is True
     assert found.value("prompt.interaction.max_objects") == steps[-1].objects == 8
+    assert found.value("data.zoom")["factor"] == 1.6  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("radius", "zoom"), [(15, True), (40, False)])
+def test_small_objects_are_looked_at_closely(
+    tmp_path: Path, composed: Any, composed_experiment: Any, radius: int, zoom: bool
+) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+    for number in range(5):
+        mask = ball((240, 256), radius + 0.1 * number) * 255
+        Image.fromarray(mask).save(tmp_path / "train" / "images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "train" / "masks" / f"{number}.png")
+    found = plan(tmp_path, PlanRequest(source=SourceSpec(labels={1: "ventricle"})))
+    assert found.value("/prompt") == "mixed"
+    cfg = composed(found.write(tmp_path / "mine.yaml"))
+    assert cfg["data"]["zoom"] == (
+        composed_experiment("cine_click")["data"]["zoom"] if zoom else None
+    )
 
 
 @pytest.mark.parametrize(("brightest", "kind"), [(4095, "percentile"), (60000, None)])
