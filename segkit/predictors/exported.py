@@ -164,7 +164,17 @@ def _side(segmenter: Segmenter, info: ModelInfo | None) -> int:
             fix="use the model as it is",
             code="not_exportable",
         )
-    return segmenter.spec.image_size if info is None else info.input.size
+    if info is None:
+        return segmenter.spec.image_size
+    zoom, side = info.input.zoom, info.input.size
+    if zoom is not None and zoom.size != side:
+        raise InputError(
+            f"an exported encoder has one size, this model reads slices of {side} and windows of "
+            f"{zoom.size} pixels",
+            fix="use the model as it is, or train it with data.zoom.size equal to data.size",
+            code="not_exportable",
+        )
+    return side
 
 
 def _check(found: Agreement, precision: Precision, gate: Gate) -> None:

@@ -12,6 +12,7 @@ pytest.importorskip("onnxruntime", reason="needs segkit[int8]")
 from segkit.backbones.onnx_file import read_encoder, write_encoder
 from segkit.backbones.onnx_graph import export_graph
 from segkit.data.preprocess import InputSpec
+from segkit.data.zoom import Zoom
 from segkit.errors import CheckpointError, InputError
 from segkit.models import build
 from segkit.models.files import save_adapter
@@ -127,6 +128,17 @@ def test_another_size_is_refused(file: Path) -> None:
 def test_models_of_blocks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="this one sees blocks"):
         export_encoder(build.sam3d_tiny(), None, tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_windows_of_another_size_than_the_slices_are_refused(size: int, file: Path) -> None:
+    model = build.sam_tiny()
+    info = ModelInfo.of(model, input=InputSpec(2, 64, "repeat", zoom=Zoom(2.0, size)))
+    if size == 64:
+        use_encoder(model, info, file)
+    else:
+        with pytest.raises(InputError, match="slices of 64 and windows of 32"):
+            use_encoder(model, info, file)
 
 
 def test_what_was_made_once_is_found_again(
