@@ -41,6 +41,7 @@ class Study:
 
 # a whole epoch and a whole validation would not end in the time
 _SHORT = ("trainer.limit_train_batches=10", "+trainer.limit_val_batches=8")
+_LESS_OFTEN = ("trainer.limit_train_batches=25", "+trainer.limit_val_batches=8")
 
 
 STUDIES = (
@@ -49,8 +50,8 @@ STUDIES = (
     Study("polyp", "2d/kvasir_polyp", 6),
     Study("fetal_head", "2d/hc18_fetal_head", 4),
     Study("nuclei", "2d/dsb2018_nuclei", 2),
-    Study("nuclei_click", "2d/dsb2018_nuclei", 4),
-    Study("cine_click", "video/sunnybrook_cine_lv", 4, _SHORT),
+    Study("nuclei_click", "2d/dsb2018_nuclei", 6, ("trainer.check_val_every_n_epoch=2",)),
+    Study("cine_click", "video/sunnybrook_cine_lv", 6, _LESS_OFTEN),
     Study("vessels", "2d/chase_db1_vessels", 2),
     Study("cine_video", "video/sunnybrook_cine_lv", 7, _SHORT),
     Study(
