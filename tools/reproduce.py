@@ -46,6 +46,12 @@ _LESS_OFTEN = ("trainer.limit_train_batches=25", "+trainer.limit_val_batches=8")
 
 STUDIES = (
     Study("hippocampus", "3d/Task04_Hippocampus", 11, ("trainer.check_val_every_n_epoch=2",)),
+    Study(
+        "hippocampus_3d",
+        "3d/Task04_Hippocampus",
+        13,
+        ("trainer.limit_train_batches=25", "+trainer.limit_val_batches=6"),
+    ),
     Study("hippocampus_click", "3d/Task04_Hippocampus", 5, _SHORT),
     Study("polyp", "2d/kvasir_polyp", 6),
     Study("fetal_head", "2d/hc18_fetal_head", 4),
