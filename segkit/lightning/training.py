@@ -89,8 +89,8 @@ def fit(
     `config` and data must equal those of the run, unless `allow_changes`.
 
     Raises:
-        InputError: The folder is in use, not writable, holds another run, settings changed, or the
-            module does not look at objects as the description of the model input says.
+        InputError: The folder is in use, not writable, holds another run, or settings changed; or
+            module and data differ in how they zoom.
         InterruptedRunError: A signal asked to stop; the state was saved.
         DivergedError: Too many steps without a finite loss.
         OutOfMemoryError: The device has too little memory.
@@ -129,9 +129,13 @@ def fit(
             raise named from error
         result = _finish(folder, module, keep, run_trainer, time.perf_counter() - started)
         if is_owner:
-            facts = folder.read_json("environment.json")
-            folder.write_json("environment.json", facts | {"result": asdict(result)})
+            _record_result(folder, result)
     return result
+
+
+def _record_result(folder: RunFolder, result: FitResult) -> None:
+    facts = folder.read_json("environment.json")
+    folder.write_json("environment.json", facts | {"result": asdict(result)})
 
 
 def _check_zoom(module: SegmentationModule, zoom: Zoom | None) -> None:
