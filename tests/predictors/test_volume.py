@@ -120,7 +120,7 @@ def test_picture_is_refused_with_the_right_predictor(interactive: VolumePredicto
 
 
 def test_automatic_model_takes_no_prompts(automatic: VolumePredictor) -> None:
-    with pytest.raises(InputError, match="without prompts; use segment"):
+    with pytest.raises(InputError, match="without prompts; leave prompts and words out"):
         automatic.open(a_volume())
 
 
