@@ -13,6 +13,7 @@ from segkit.models.segmenter import Segmenter
 from segkit.version import VERSION
 
 FORMAT = 1
+MAX_LABEL = 255
 _KEYS = {
     "format", "backbone", "adapter", "decoder", "prompt", "trainable", "labels", "input",
     "metrics", "licence", "created", "segkit_version",
@@ -27,7 +28,8 @@ def _now() -> str:
 class ModelInfo:
     """What a file of trained weights says about itself.
 
-    `labels` names the classes by mask value, 1 and up. `created` is an ISO 8601 time in UTC.
+    `labels` names the classes by mask value, 1 to 255, as masks have 8 bits. `created` is an ISO
+    8601 time in UTC.
     """
 
     recipe: Recipe
@@ -39,8 +41,9 @@ class ModelInfo:
     segkit_version: str = VERSION
 
     def __post_init__(self) -> None:
-        if wrong := [value for value in self.labels if type(value) is not int or value < 1]:
-            raise InputError(f"labels must be named by mask values >= 1, got {wrong}")
+        wrong = [one for one in self.labels if type(one) is not int or not 1 <= one <= MAX_LABEL]
+        if wrong:
+            raise InputError(f"labels must be named by mask values 1 to {MAX_LABEL}, got {wrong}")
 
     @classmethod
     def of(

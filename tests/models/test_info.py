@@ -79,7 +79,7 @@ def change(**entries: object) -> Callable[[dict], dict]:
         (change(trainable="encoder"), "trainable must be one of .*got 'encoder'"),
         (change(labels=["liver"]), "labels must map mask values to names"),
         (change(labels={"a": "liver"}), "labels must map mask values to names"),
-        (change(labels={"0": "background"}), r"values >= 1, got \[0\]"),
+        (change(labels={"0": "background"}), r"values 1 to 255, got \[0\]"),
         (change(metrics=[]), "metrics must be an object"),
         (change(licence=None), "licence must be a text, got None"),
         (change(input={"size": 0}), "'segkit' is wrong: .*size >= 1"),
@@ -111,6 +111,7 @@ def test_a_model_put_together_by_hand_is_refused() -> None:
         ModelInfo.of(by_hand)
 
 
-def test_labels_start_at_one(info: ModelInfo) -> None:
-    with pytest.raises(InputError, match=r"mask values >= 1, got \[0\]"):
-        replace(info, labels={0: "background"})
+@pytest.mark.parametrize("value", [0, 256])
+def test_labels_are_values_of_an_eight_bit_mask(info: ModelInfo, value: int) -> None:
+    with pytest.raises(InputError, match=rf"mask values 1 to 255, got \[{value}\]"):
+        replace(info, labels={1: "one", value: "other"})
