@@ -25,6 +25,8 @@ from benchmarks.zero_shot_data import SETS, Item
 from segkit.backbones.checkpoints import file_sha256, load_sam
 from segkit.backbones.sam_modules import NANO, SamModules
 from segkit.evaluation.statistics import mean_interval
+from segkit.models.build import nano
+from segkit.predictors.image import ImagePredictor
 
 WEIGHTS = Path(__file__).parents[1] / "segkit" / "weights" / "nano.safetensors"
 CLICKS = (1, 3, 5)
@@ -71,15 +73,17 @@ def click_scores(
         region = largest_error(guess, truth)
 
 
-def item_scores(item: Item, modules: SamModules) -> Iterator[Score]:
+def item_scores(item: Item, modules: SamModules, predictor: ImagePredictor) -> Iterator[Score]:
     """Dice of every method and prompt on one object."""
     truth = item.mask
     rows, cols = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
     box = (int(cols[0]), int(rows[0]), int(cols[-1]), int(rows[-1]))
     nano = methods.Nano(modules, item.image)
     yield "nano", "box (oracle)", dice(nano.box(*box), truth)
-    yield "nano, zoomed", "box (oracle)", dice(methods.zoomed_box(modules, item.image, box), truth)
+    closer = methods.Zoomed(predictor, item.image).box(*box)
+    yield "nano, zoomed", "box (oracle)", dice(closer, truth)
     yield from click_scores("nano", truth, nano.click)
+    yield from click_scores("nano, zoomed", truth, methods.Zoomed(predictor, item.image).click)
     oracle = max(dice(mask, truth) for mask in nano.facts["oracle"])
     yield "nano, best of three masks by the reference", "1 click", oracle
     yield "nano, single mask", "1 click", dice(nano.facts["single"][0], truth)
@@ -119,11 +123,13 @@ def baseline_scores(item: Item, box: methods.Box) -> Iterator[Score]:
     yield "region growing", "box (oracle)", dice(full(grown), truth)
 
 
-def rows_of(name: str, items: list[Item], modules: SamModules) -> list[dict[str, object]]:
+def rows_of(
+    name: str, items: list[Item], modules: SamModules, predictor: ImagePredictor
+) -> list[dict[str, object]]:
     """Mean Dice with interval of each method and prompt on one set."""
     scores: dict[tuple[str, str], list[float]] = {}
     for item in items:
-        for method, prompt, value in item_scores(item, modules):
+        for method, prompt, value in item_scores(item, modules, predictor):
             scores.setdefault((prompt, method), []).append(value)
     subjects = [item.subject for item in items]
     rows: list[dict[str, object]] = []
@@ -151,10 +157,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     modules = SamModules(NANO).eval().requires_grad_(False)
     load_sam(modules, args.weights)
+    predictor = ImagePredictor(nano(checkpoint=args.weights))
     rows: list[dict[str, object]] = []
     for name in args.sets:
         start = time.monotonic()
-        rows += rows_of(name, list(SETS[name](args.data, args.limit)), modules)
+        rows += rows_of(name, list(SETS[name](args.data, args.limit)), modules, predictor)
         print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
     notes = (
         f"Mean Dice on test images with a 95 % bootstrap interval over subjects; at most "

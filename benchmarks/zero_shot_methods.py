@@ -19,6 +19,7 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import flood, random_walker
 
 from segkit.backbones.sam_modules import SamModules
+from segkit.predictors.image import ImagePredictor
 from tools.nano.network import decode, encode
 
 Mask = Bool[np.ndarray, "h w"]
@@ -85,16 +86,20 @@ class Nano:
         return self._full(logits[0, 0])
 
 
-def zoomed_box(modules: SamModules, image: UInt8[np.ndarray, "h w 3"], box: Box) -> Mask:
-    """Box prompt on a crop around the box, twice its size."""
-    x0, y0, x1, y1 = box
-    margin = max(4, round(0.5 * max(x1 - x0, y1 - y0)))
-    top, left = max(y0 - margin, 0), max(x0 - margin, 0)
-    crop = image[top : y1 + margin + 1, left : x1 + margin + 1]
-    mask = np.zeros(image.shape[:2], bool)
-    part = Nano(modules, np.ascontiguousarray(crop)).box(x0 - left, y0 - top, x1 - left, y1 - top)
-    mask[top : y1 + margin + 1, left : x1 + margin + 1] = part
-    return mask
+class Zoomed:
+    """The model on one image through windows around the object, as `open(image, zoom=2)` does."""
+
+    def __init__(self, predictor: ImagePredictor, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        self.session = predictor.open(image, zoom=2.0)
+
+    def click(self, points: Points, labels: list[int]) -> Mask:
+        """Answer the last click; the session remembers those before it."""
+        col, row = points[-1].tolist()
+        return self.session.add_points([(row, col)], labels[-1:]).mask()
+
+    def box(self, x0: int, y0: int, x1: int, y1: int) -> Mask:
+        """Answer a box alone."""
+        return self.session.add_box(((y0, x0), (y1 + 1, x1 + 1))).mask()
 
 
 def ellipse(shape: tuple[int, int], box: Box) -> Mask:

@@ -9,6 +9,11 @@ import torch
 
 import segkit.torchvision_compat  # noqa: F401  (before lightning, monai, timm, peft)
 
+# A core for each process. Pools of threads that meet on fewer cores wait for each other by turning
+# in circles: beside another worker, some tests took twenty times as long.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+
 if not torch.cuda.is_available():
     # before anything imports Triton: without a GPU its kernels run in the interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")

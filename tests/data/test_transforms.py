@@ -218,15 +218,10 @@ def test_spec_faults(change: dict[str, object], message: str) -> None:
 def test_cost_of_one_sample() -> None:
     change = Augmentation(AugmentSpec(flip_rows=True, flip_columns=True), 256, is_colour=True)
     image, mask = torch.rand(3, 256, 256), torch.ones(256, 256, dtype=torch.int64)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        change(image, mask, seed=0)
-        start = time.process_time()
-        for seed in range(60):
-            change(image, mask, seed=seed)
-        mean_ms = (time.process_time() - start) / 60 * 1e3
-    finally:
-        torch.set_num_threads(threads)
+    change(image, mask, seed=0)
+    start = time.process_time()
+    for seed in range(60):
+        change(image, mask, seed=seed)
+    mean_ms = (time.process_time() - start) / 60 * 1e3
     # the goal is 8 ms; three times that only fails when something is really wrong
     assert mean_ms < 24
