@@ -1,5 +1,6 @@
 """Servers for the tests."""
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,13 @@ from serving import TOKEN, Running, serving, threaded, tiny_engine
 
 PATIENT = {"liveness_s": 3600.0, "idle_s": 3600.0}
 """A machine that stands still for minutes must not cost a client its place."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unsettle() -> Iterator[None]:
+    """What servers set aside for their lifetime goes back to the collector in the end."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

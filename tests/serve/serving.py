@@ -18,6 +18,7 @@ import numpy as np
 from segkit.models import build as build_model
 from segkit.predictors import VolumePredictor
 from segkit.serve.engine import Engine
+from segkit.serve.memory import settle
 from segkit.serve.residents import Residents
 from segkit.serve.server import build
 from segkit.serve.settings import Settings
@@ -98,6 +99,7 @@ def serving(folder: Path, *flags: str, models: tuple[str, ...] = ("nano",)) -> I
 def threaded(engine: Engine) -> Iterator[str]:
     """A server in a thread of this process; gives its address."""
     server = build(engine)
+    settle()  # as `serve` does; or each dropped image costs a search through all that pytest keeps
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
