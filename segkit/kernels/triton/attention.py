@@ -266,16 +266,21 @@ grid_attention.register_autograd(_gradients, setup_context=_save)
 def _plan(
     given: list[Tensor], *, is_backward: bool = False
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Sizes and options of a launch; blocks shrink with the width of a head and in float32."""
+    """Sizes and options of a launch; blocks shrink with the width of a head and in float32.
+
+    32 keys are what windows take without spilling registers on sm_80; in float32, where a product
+    is three of tf32, the blocks of bfloat16 spill up to 10 KB a thread (`tools.compile_kernels`).
+    """
     q, _, _, slices, row, column = given
     tokens, width = q.shape[1:]
     grid = (max(slices.shape[2], 1), row.shape[2], column.shape[2])
     if math.prod(grid) != tokens:
         raise ValueError(f"the grid {grid} does not hold {tokens} tokens")
     block_s, block_e = power_of_two(grid[2], 1, 128), power_of_two(width, 16, 128)
-    lines = max(1, 64 // block_s)
-    is_small = q.element_size() > 2 or block_e > 64
-    block_m = (32 if is_small else 64) if is_backward else (64 if is_small else 128)
+    lines = max(1, 32 // block_s)
+    block_m = 32 if q.element_size() > 2 else (64 if block_e > 64 else 128)
+    if is_backward:
+        block_m //= 2
     options: dict[str, Any] = {
         "HAS_SLICES": slices.shape[2] > 0, "NR": lines, "BS": block_s,
         "BM": power_of_two(tokens, 16, block_m), "BE": block_e,
