@@ -106,7 +106,10 @@ def _thresholded(
     if options.threshold is None:
         return array
     doubtful = int(((array > CLEAR) & (array < 255 - CLEAR)).sum())
-    notes.append(f"grey values above {options.threshold:g} are the object; {doubtful:,} ambiguous")
+    if doubtful and options.threshold >= 1:  # below, values are numbers of objects, not shades
+        notes.append(
+            f"grey values above {options.threshold:g} are the object; {doubtful:,} ambiguous"
+        )
     return (array > options.threshold).astype(np.uint8)
 
 

@@ -263,6 +263,16 @@ def test_l13_jpeg_masks_need_a_threshold(tmp_path: Path) -> None:
     np.testing.assert_array_equal(labels, square > 0)
 
 
+def test_only_doubtful_shades_are_worth_a_warning(tmp_path: Path) -> None:
+    clean, numbers = np.where(FLAT > 0, 255, 0).astype(np.uint8), FLAT * np.uint8(40)
+    for array, threshold in ((clean, 127.0), (numbers, 0.5)):
+        path = png(tmp_path, array)
+        labels = read_labels(path, PICTURE, {1: "cell"}, LabelOptions(threshold=threshold))
+        np.testing.assert_array_equal(labels, FLAT > 0)
+    with pytest.warns(DataWarning, match=r"above 30 are the object; \d+ ambiguous"):
+        read_labels(path, PICTURE, {1: "cell"}, LabelOptions(threshold=30.0))
+
+
 @fault("L-17")
 def test_l17_names_in_the_file_must_agree(tmp_path: Path) -> None:
     save(tmp_path / "m.nii.gz", MAP, IMAGE, labels={1: "Liver", 2: "spleen"})
