@@ -29,14 +29,6 @@ COMMANDS = {
 HYDRA_COMMANDS = ("train", "eval")
 """Commands that take `key=value` and parse their arguments themselves."""
 
-SPIN_COUNT = 10_000
-"""Turns of a waiting OpenMP thread before it sleeps, a third of a millisecond or so.
-
-libgomp's own 300,000 cost several times the work itself where another process holds a core: a
-second training, a cohort in parts, a container with less time than cores
-(`benchmarks/results/threads.md`).
-"""
-
 _USAGE = 2
 _COMPLETION = ("-sc", "--shell-completion")
 
@@ -52,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command not in COMMANDS:
         return _without_command(command)
     _set_up_logging(is_debug)
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))  # read when torch is loaded
     try:
         return _run(command, words[1:])
     except (SegkitError, ValueError, OSError) as error:

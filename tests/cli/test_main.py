@@ -75,24 +75,6 @@ def test_exit_code_of_an_error_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["measure"]) == 143
 
 
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ({}, str(front.SPIN_COUNT)),
-        ({"GOMP_SPINCOUNT": "7"}, "7"),
-        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),
-    ],
-)
-def test_waiting_threads_rest_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], wanted: str | None
-) -> None:
-    environment = dict(given)
-    monkeypatch.setattr(front.os, "environ", environment)
-    monkeypatch.setattr(front, "_run", lambda *_: 0)
-    assert main(["measure"]) == 0
-    assert environment.get("GOMP_SPINCOUNT") == wanted
-
-
 def test_paragraph_shows_the_error_of_segkit_behind_another() -> None:
     error = ValueError("Error in call to target 'y':\n...")
     error.__cause__ = InputError("labels are 3, 4", path="x")
