@@ -58,7 +58,7 @@ def model_rows(
     Raises:
         InputError: The model has no description, or neither it nor the caller names classes.
     """
-    info, adapted = predictor.info, automatic_row(ADAPTED, "Adapted", predictor)
+    info, adapted = predictor.info, automatic_row(ADAPTED, "Adapted, no prompt", predictor)
     labels = (predictor.labels or labels) if info is not None else labels
     if not labels:
         raise InputError("no classes to evaluate", fix="name them with labels={1: 'name'}")
@@ -73,13 +73,12 @@ def model_rows(
         return oracle_rows(ADAPTED, "Adapted", predictor, labels, asked)
     if info is None:
         return oracle_rows(ZERO_SHOT, "Zero-shot (frozen)", predictor, labels, settings)
-    frozen = oracle_rows(
-        ZERO_SHOT,
-        f"Zero-shot (frozen, {info.input.size} px)",
-        _frozen(info, predictor, checkpoint),
-        labels,
-        settings,
-    )
+    size = f"{info.input.size} px"
+    title = f"Zero-shot (frozen, {size})"
+    if is_automatic:  # what stands beside it has no prompt
+        title = f"Zero-shot, oracle {settings.protocol.kind} ({size})"
+    model = _frozen(info, predictor, checkpoint)
+    frozen = oracle_rows(ZERO_SHOT, title, model, labels, settings)
     if not is_automatic:
         return frozen + oracle_rows(ADAPTED, "Adapted", predictor, labels, settings)
     note = (

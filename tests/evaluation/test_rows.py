@@ -28,7 +28,8 @@ def test_automatic_model_stands_beside_its_oracle_prompted_backbone(
     frozen, adapted = model_rows(predictor, EvaluationSettings())
     assert (frozen.name, frozen.is_oracle) == ("zero_shot", True)
     assert "no automatic mode" in frozen.note
-    assert "64 px" in frozen.title
+    # beside each other in pictures, where nobody reads notes
+    assert (frozen.title, adapted.title) == ("Zero-shot, oracle box (64 px)", "Adapted, no prompt")
     assert (adapted.name, adapted.is_oracle, adapted.prompt) == (
         "adapted",
         False,

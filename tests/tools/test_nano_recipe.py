@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
 
+from benchmarks.zero_shot_methods import ellipse
 from segkit.backbones.checkpoints import file_sha256, load_sam, write_safetensors
 from segkit.backbones.sam_modules import NANO, SIZES, TINY, SamModules
 from segkit.decoders.mask import MaskDecoder
@@ -24,6 +25,7 @@ from tools.nano.export import (
     started_from,
 )
 from tools.nano.network import decode, encode, initialise
+from tools.nano.validate import ellipses
 
 SMALL = replace(TINY, name="small", rel_pos=False)
 
@@ -37,6 +39,7 @@ def small_model(monkeypatch):
 
 @pytest.fixture
 def modules():
+    torch.manual_seed(0)
     made = SamModules(SMALL)
     initialise(made, 0)
     return made.eval()
@@ -190,6 +193,17 @@ def test_choosing_the_best_mask_costs_nothing():
     assert step.wrong_choice(torch.zeros(1, 4), quality) == pytest.approx(0.475)
 
 
+def test_the_drawn_ellipse_is_a_baseline_of_the_validation(modules):
+    drawn = ellipses(modules, 8)
+    by_hand = []
+    for batch in step.validation_batches(modules, 8):
+        for mask in batch.masks:
+            rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            guess = ellipse(mask.shape, (cols[0], rows[0], cols[-1], rows[-1]))
+            by_hand.append(2 * (guess & mask).sum() / (guess.sum() + mask.sum()))
+    assert drawn == pytest.approx(np.mean(by_hand), abs=0.06)  # drawn on cells of two pixels
+
+
 PHASES = (train.Phase(0.5, 32, 3), train.Phase(1.0, 64, 2))
 PLAN = train.Plan(model="small", phases=PHASES, objects=2, warmup=2, blind=1)
 
@@ -209,6 +223,15 @@ def test_a_step_changes_every_weight():
     ):
         if "mask_downscaling" not in name:  # fed only where the draw of that step says so
             assert not torch.equal(old, new), name
+
+
+def test_the_seed_decides_every_weight():
+    torch.manual_seed(5)
+    one = make(0).modules.state_dict()
+    torch.manual_seed(6)
+    other = make(0).modules.state_dict()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
 
 
 def test_resumed_equals_unbroken(tmp_path):

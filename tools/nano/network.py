@@ -13,7 +13,7 @@ from segkit.prompts.drawing import draw_marks, first_logits
 
 
 def initialise(modules: SamModules, seed: int) -> None:
-    """Draw all weights from `seed`; places start out comparable.
+    """Draw the linear layers of the encoder from `seed`; places start out comparable.
 
     The encoder's position embedding starts as sines and cosines. In the decoder's attention
     between prompts and image, queries and keys start with the same projection, so that equal

@@ -1,5 +1,6 @@
 """Loss of one batch over several rounds of prompting, and the score of a model."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,13 +176,18 @@ def batch_loss(
     return total, facts
 
 
+def validation_batches(modules: SamModules, images: int) -> Iterator[Batch]:
+    """Fixed generated pictures that no training draws, eight at a time, two objects each."""
+    for start in range(0, images, 8):
+        yield draw_batch((999_983, start), 8, 2, 0.002, modules.sizes.image_size)
+
+
 @torch.no_grad()
 def validate(modules: SamModules, images: int = 32) -> dict[str, float]:
     """Mean Dice on fixed generated pictures: 1, 3 and 5 central clicks, and an exact box."""
     scores: dict[str, list[Tensor]] = {}
     rng = np.random.default_rng(0)
-    for start in range(0, images, 8):
-        batch = draw_batch((999_983, start), 8, 2, 0.002, modules.sizes.image_size)
+    for batch in validation_batches(modules, images):
         pixels, target = tensors(batch, modules)
         truth = solid(target)
         features = encode(modules, pixels)[torch.from_numpy(batch.owner)]

@@ -65,6 +65,7 @@ class Training:
 
     def __init__(self, plan: Plan, start: Path | None = None) -> None:
         self.plan = plan
+        torch.manual_seed(plan.seed)  # what `initialise` leaves as torch draws it
         self.modules = SamModules(SIZES[plan.model])
         initialise(self.modules, plan.seed)
         if start is not None and (found := load_sam(self.modules, start)) != plan.start:
