@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,15 @@ def fit(
     `config` and data must equal those of the run, unless `allow_changes`.
 
     Raises:
-        InputError: The folder is in use, not writable, holds another run, or settings changed; or
-            module and data differ in how they zoom.
+        InputError: The folder is in use, not writable, holds another run, or settings changed;
+            module and data differ in how they zoom; or no file could describe the model.
         InterruptedRunError: A signal asked to stop; the state was saved.
         DivergedError: Too many steps without a finite loss.
         OutOfMemoryError: The device has too little memory.
     """
     is_owner = is_first_process()
     _check_zoom(module, data.input.zoom)
+    _description(module, data)  # what cannot be described is refused now, not after an epoch
     with RunFolder(run, is_owner=is_owner) as folder, warnings.catch_warnings():
         for message in _NOISE:
             warnings.filterwarnings("ignore", message=message)
@@ -219,10 +220,12 @@ def _check(trainer: Trainer, module: SegmentationModule) -> None:
 def _write_adapter(
     path: Path, module: SegmentationModule, data: SegmentationData, metrics: Mapping[str, float]
 ) -> None:
-    info = ModelInfo.of(
-        module.segmenter, labels=data.labels, input=data.input, metrics=dict(metrics)
-    )
+    info = replace(_description(module, data), metrics=dict(metrics))
     save_adapter(path, module.segmenter, info)
+
+
+def _description(module: SegmentationModule, data: SegmentationData) -> ModelInfo:
+    return ModelInfo.of(module.segmenter, labels=data.labels, input=data.input)
 
 
 def _finish(

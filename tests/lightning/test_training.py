@@ -75,6 +75,14 @@ def test_training_learns(tmp_path: Path) -> None:
     assert result.metrics["val/dice"] > 0.6
 
 
+def test_what_no_file_could_describe_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    many = Squares()
+    many.labels = {1: "left", 300: "right"}
+    with pytest.raises(InputError, match=r"mask values 1 to 255, got \[300\]"):
+        tiny_fit(tmp_path / "run", slices=many)
+    assert not (tmp_path / "run").exists()
+
+
 def test_memory_that_runs_out_names_the_remedies(tmp_path: Path) -> None:
     with pytest.raises(OutOfMemoryError, match=r"halve data\.batch_size and double"):
         tiny_fit(tmp_path, callbacks=[Raise(torch.OutOfMemoryError("CUDA out of memory"))])
