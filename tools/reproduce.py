@@ -53,6 +53,13 @@ STUDIES = (
         ("trainer.limit_train_batches=25", "+trainer.limit_val_batches=6"),
     ),
     Study("hippocampus_click", "3d/Task04_Hippocampus", 5, _SHORT),
+    Study(
+        "hippocampus_click_zoomed",
+        "3d/Task04_Hippocampus",
+        5,
+        ("+data.zoom={_target_: segkit.data.zoom.Zoom, factor: 2.0, size: 128}", *_SHORT),
+        experiment="hippocampus_click",
+    ),
     Study("polyp", "2d/kvasir_polyp", 6),
     Study("fetal_head", "2d/hc18_fetal_head", 4),
     Study("nuclei", "2d/dsb2018_nuclei", 2),
